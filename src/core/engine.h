@@ -1,0 +1,236 @@
+/* The shard engine: lease table, votes, rounds, waiters of one shard.
+ *
+ * One event and the time in, effects out, in the order to carry them out. No clock, no socket, no
+ * allocation: memory is handed over once at engine_init().
+ * Owner  one shard thread.
+ * Source protocol.md (the law), commands.md (the outcomes). The story: README.md beside. */
+#pragma once
+
+#include "base/bytes.h"
+#include "base/limits.h"
+#include "wire/frame.h"
+#include "wire/msg.h"
+
+/* What the engine wants to know of time (protocol.md 2.1). */
+struct engine_time {
+	uint64_t slow_ns; /* expiry, quarantine */
+	uint64_t fast_ns; /* attempt windows */
+	uint64_t wall_us; /* since 1970; ballots only */
+};
+
+struct engine_config {
+	uint8_t self;                 /* node id */
+	uint8_t n_masters;            /* 1..MASTERS_MAX */
+	uint8_t masters[MASTERS_MAX]; /* ids, ascending */
+	uint16_t slots;               /* cluster-wide */
+	uint16_t threads;             /* of this node */
+	uint16_t shard;               /* 0..threads-1; owns slots with slot % threads == shard */
+	uint32_t max_lease_ms;
+	uint32_t attempt_ms;          /* T_att */
+	uint32_t drift_ppm;           /* rho */
+	uint32_t op_timeout_ms;
+	uint32_t max_leases;          /* of this shard */
+	uint32_t max_ops;             /* operations and waiters in flight in this shard */
+	uint32_t max_waiters_per_key;
+	uint64_t cid;                 /* random, fresh per process start and shard */
+	uint64_t seed;                /* for jitter */
+	uint64_t ceiling_n;           /* durable ballot ceiling; BALLOT_MAX: no state file */
+	uint64_t start_n;             /* hybrid clock starts above this */
+};
+
+/* Bytes of address space the engine wants (reserve, do not commit: pages are touched as needed).
+ * 0: a limit in @cfg is out of range. */
+size_t engine_memory_bytes(const struct engine_config *cfg);
+
+struct engine;
+
+/* Build an engine inside [mem, mem+bytes): zeroed, 64-byte aligned, at least
+ * engine_memory_bytes(). It starts in NODE_QUARANTINE. */
+struct engine *engine_init(const struct engine_config *cfg, const struct engine_time *now, void *mem,
+	size_t bytes);
+
+static inline uint16_t engine_slot_of(uint64_t hash, uint16_t slots)
+{
+	return (uint16_t)((uint32_t)hash % slots);
+}
+
+/* ---- events ---- */
+
+enum op_kind {
+	OP_LOCK,
+	OP_UPDATE,       /* value -> new_value; has_ttl: extend in the same step */
+	OP_EXTEND,
+	OP_RELEASE,
+	OP_READ,         /* this node's copy */
+	OP_READ_QUORUM,  /* also HOLDER QUORUM and CHECK: result has everything */
+	OP_WAITFOR,
+	OP_WAITRELEASE,
+	OP_LAG,          /* key: the probe key; value: anything; locks and releases it */
+};
+
+struct op_request {
+	enum op_kind kind;
+	uint64_t tag; /* the caller's name for it; comes back in the result; unique while in flight */
+	uint64_t hash; /* hash_bytes(key) */
+	struct bytes key;
+	struct bytes value;
+	struct bytes new_value;
+	struct bytes client; /* name or address, for HOLDER; truncated to CLIENT_NAME_MAX_BYTES */
+	uint64_t token;
+	uint64_t wait_ms;    /* LOCK with wait, WAITFOR, WAITRELEASE */
+	uint64_t asked_fast_ns; /* when the request reached this node, fast clock of this thread */
+	uint32_t ttl_ms;
+	bool has_token;
+	bool has_ttl;
+	bool wait;
+	bool idempotent;
+};
+
+enum event_type {
+	EV_OP,      /* a client operation: exactly one FX_REPLY will come, now or later */
+	EV_CANCEL,  /* the client of @tag is gone: no reply is wanted, a waiter leaves its line.
+	             * Cold path: searches. */
+	EV_MSG,     /* a message of a peer */
+	EV_LINK,    /* a link to a peer is up with this incarnation, or down */
+	EV_STATUS,  /* this node begins to vote (NODE_ACTIVE), or stops */
+	EV_CEILING, /* ballots up to n are durable */
+	EV_TICK,    /* time passes: expiry, timeouts, answers that wait in line. Bounded work. */
+};
+
+struct event {
+	enum event_type type;
+	union {
+		struct op_request op;
+		uint64_t cancel_tag;
+		struct {
+			uint8_t from; /* node id */
+			const struct msg *msg;
+		} msg;
+		struct {
+			uint8_t node;
+			bool up;
+		} link;
+		struct {
+			enum node_status status;
+			uint64_t floor_n; /* with NODE_ACTIVE: no ballot <= floor_n is accepted */
+		} status;
+		uint64_t ceiling_n;
+	};
+};
+
+/* ---- effects ---- */
+
+/* Outcomes of commands.md. */
+enum outcome {
+	OUT_OK,         /* granted, done, found */
+	OUT_HELD,       /* LOCK: null; READ*: never */
+	OUT_NULL,       /* READ*: not held; WAIT*: the time ran out */
+	OUT_NOTLOCKED,  /* WAITRELEASE: not held at the start */
+	OUT_NOTOWNER,
+	OUT_NOTFOUND,
+	OUT_NOQUORUM,
+	OUT_UNKNOWN,
+	OUT_BUSY,
+	OUT_NOTREADY,
+	OUT_LIMIT,
+};
+
+struct result {
+	uint64_t tag;
+	enum op_kind kind;
+	enum outcome outcome;
+	uint64_t token;
+	uint64_t valid_ms;     /* counted from when the client sent the request */
+	uint8_t quorum;        /* masters needed */
+	uint8_t votes;
+	uint8_t commits;
+	uint8_t masters;       /* all of them: "1 of 3" */
+	uint8_t answered;      /* NOQUORUM, UNKNOWN: reachable (nothing sent) or answering masters */
+	uint8_t node;          /* HOLDER: coordinator */
+	bool sent;             /* NOQUORUM: something was sent */
+	struct bytes value;    /* READ*, WAITFOR */
+	struct bytes client;
+	uint64_t remaining_ns;
+	uint64_t held_ns;
+	uint64_t elapsed_ns;   /* LAG */
+	const char *limit;     /* OUT_LIMIT: which */
+};
+
+enum effect_type {
+	FX_SEND,    /* msg to each node of to[] */
+	FX_REPLY,
+	FX_CEILING, /* make ceiling_n durable, then EV_CEILING */
+};
+
+struct effect {
+	enum effect_type type;
+	union {
+		struct {
+			uint8_t to_count;
+			uint8_t to[MASTERS_MAX];
+			struct msg msg;
+		} send;
+		struct result reply;
+		uint64_t ceiling_n;
+	};
+};
+
+enum { EFFECTS_MAX = 64 };
+
+/* Views in effects stay valid until the next step. */
+struct effects {
+	unsigned n;
+	struct effect v[EFFECTS_MAX];
+};
+
+/* One step. @fx is emptied first. EV_TICK stops early when @fx fills up: engine_wait_ns() is 0
+ * then. */
+void engine_step(struct engine *e, const struct engine_time *now, const struct event *ev,
+	struct effects *fx);
+
+/* Nanoseconds until the next EV_TICK is due: 0 now, UINT64_MAX none. */
+uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now);
+
+/* Warm the cache lines an operation on @hash will touch; two stages, a batch apart. */
+void engine_prefetch_index(const struct engine *e, uint64_t hash);
+void engine_prefetch_lease(const struct engine *e, uint64_t hash);
+
+/* Highest ballot n known here, and learning one from elsewhere (frame headers carry it). */
+uint64_t engine_hlc(const struct engine *e);
+void engine_hlc_merge(struct engine *e, uint64_t n);
+
+/* ---- looking ---- */
+
+struct engine_stats {
+	enum node_status status;
+	uint64_t leases;      /* confirmed live entries, probe keys left out */
+	uint64_t promises;    /* unconfirmed ones */
+	uint64_t waiters;     /* LOCK WAIT, WAITFOR, WAITRELEASE */
+	uint64_t ops;         /* rounds in flight, background ones included */
+	uint64_t ops_max;
+	uint64_t tombstones;
+	uint64_t memory_bytes; /* touched so far, approximately */
+	uint64_t granted, refused, released, extended, updated, expired;
+	uint64_t stale, retries, aborts, queries, dissolved, no_quorum, unknown, limit;
+	uint64_t msgs_in, msgs_out;
+};
+void engine_stats(const struct engine *e, struct engine_stats *ret);
+
+struct scan_item {
+	struct bytes key, value, client;
+	uint64_t token, remaining_ns, held_ns;
+	uint8_t node;
+};
+
+/* Walk confirmed live entries in hash order from @cursor (0: start) calling @each; returns the
+ * next cursor, 0 when done. Visits whole segments until at least @count entries were seen. An
+ * entry there during the whole walk is seen at least once. Cursors fit 32 bits. */
+uint64_t engine_scan(const struct engine *e, const struct engine_time *now, uint64_t cursor,
+	unsigned count, void (*each)(void *arg, const struct scan_item *item), void *arg);
+
+/* Keys with this prefix are hidden from counts and walks (LAG probes). */
+#define PROBE_PREFIX "\0locker:probe:"
+enum { PROBE_PREFIX_BYTES = sizeof PROBE_PREFIX - 1 };
+
+/* Walks everything; aborts on a broken invariant. For tests. */
+void engine_validate(const struct engine *e);

@@ -1,0 +1,67 @@
+/* A shard: one thread's engine, client connections and peer links, driven by src/env. */
+#pragma once
+
+#include "core/engine.h"
+#include "env/env.h"
+#include "shard/mailbox.h"
+
+struct shard_config {
+	struct engine_config engine;
+	unsigned index;
+	unsigned threads;             /* shards of this node; the control thread is mailbox `threads` */
+	uint64_t inc;                 /* this process's incarnation */
+	uint64_t cluster;             /* hash of the cluster name */
+	uint64_t epoch;
+	uint32_t max_clients;         /* of this thread */
+	size_t input_max_bytes;       /* unparsed input per connection */
+	size_t output_max_bytes;      /* unsent output per connection: closed beyond */
+	size_t output_soft_bytes;     /* parse no more of its input beyond */
+	const char *version;          /* texts for INFO, HELLO, NODES; valid for the shard's life */
+	const char *cluster_name;
+	const char *client_addr;      /* "127.0.0.1:7401" */
+	const char *peer_addr;
+	const char *master_addrs[MASTERS_MAX]; /* peer addresses, as in engine.masters */
+};
+
+/* Mail between shards and the control thread. */
+enum control_mail {
+	MAIL_CONTROL_FIRST = 100,
+	MAIL_ADOPT = MAIL_CONTROL_FIRST, /* control -> shard: struct mail_adopt */
+	MAIL_STATUS,        /* control -> shard: struct mail_status */
+	MAIL_CEILING,       /* control -> shard: u64, ballots up to it are durable */
+	MAIL_DRAIN,         /* control -> shard: take no new work, answer what runs, close clients */
+	MAIL_RAISE_CEILING, /* shard -> control: u64 */
+	MAIL_LINK_DOWN,     /* shard -> control: struct mail_link */
+	MAIL_DRAINED,       /* shard -> control: no body; nothing of this shard is left to send */
+};
+
+/* A connected, handshaken peer socket. */
+struct mail_adopt {
+	int fd;
+	uint8_t node;
+	uint8_t status;        /* enum node_status, from the hello */
+	uint16_t link_index;
+	uint16_t links;        /* links to this node: min(threads here, threads there) */
+	uint64_t peer_inc;
+	uint64_t peer_mclk;    /* from the peer's hello */
+	uint64_t peer_mclk_at; /* our mclk when it arrived */
+	char addr[64];
+};
+
+struct mail_status {
+	uint8_t status;             /* enum node_status */
+	uint64_t floor_n;           /* with NODE_ACTIVE */
+	uint64_t until_mclk;        /* with NODE_QUARANTINE: when it ends, for NODES and INFO */
+};
+
+struct mail_link {
+	uint8_t node;
+	uint16_t link_index;
+	uint64_t peer_inc;
+};
+
+/* @memory: zeroed, engine_memory_bytes() long. NULL: out of memory. */
+struct shard *shard_new(const struct shard_config *cfg, struct env *env, struct mailbox *mail,
+	const struct clocks *now, void *memory, size_t memory_bytes);
+void shard_free(struct shard *s);
+struct env_handler shard_handler(struct shard *s);

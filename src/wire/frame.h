@@ -1,0 +1,84 @@
+/* Peer frames: the bytes between nodes. Pure; little-endian; every bound is checked before it is
+ * believed. A stream is: one hello each way (struct hello), then frames. */
+#pragma once
+
+#include "base/buf.h"
+#include "base/limits.h"
+#include "wire/msg.h"
+
+enum {
+	FRAME_HEADER_BYTES = 96,
+	FRAME_MAX_BYTES = 1 << 20, /* a whole frame, header included */
+	MSG_MAX_BYTES = 8192,      /* one encoded message */
+	HELLO_PREFIX_BYTES = 12,   /* magic u64, body length u32 */
+	HELLO_MAX_BYTES = 1024,    /* prefix included */
+	PROTOCOL_VERSION = 1,
+};
+
+/* Batch header (protocol.md 2.4). */
+struct frame_header {
+	uint32_t frame_bytes; /* header included */
+	uint32_t count;       /* messages; 0: heartbeat */
+	uint64_t cluster;     /* hash of the cluster name */
+	uint64_t epoch;
+	uint64_t src_inc;
+	uint64_t dst_inc;
+	uint64_t mclk;      /* sender's BOOTTIME, ns */
+	uint64_t echo_mclk; /* last mclk the sender had from the receiver; 0: none yet */
+	uint64_t held_ns;   /* sender's time from having it to the birth of the oldest message here */
+	uint64_t hlc_n;     /* highest ballot n the sender knows */
+	uint8_t src_node;
+	uint8_t status;     /* enum node_status */
+};
+
+enum node_status { NODE_ACTIVE = 1, NODE_RESYNC, NODE_QUARANTINE, NODE_NONMEMBER };
+
+/* Write a header of FRAME_HEADER_BYTES at @p. */
+void frame_header_encode(uint8_t *p, const struct frame_header *h);
+
+/* 0; -EAGAIN: fewer than FRAME_HEADER_BYTES, or the frame is not whole yet; -EBADMSG: no frame
+ * (bad magic, length out of bounds, status or ballot out of range): drop the peer. */
+int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret);
+
+/* Append one message. 0; -ENOBUFS: the buffer is full; nothing changed then. */
+int msg_encode(struct buf *b, const struct msg *m);
+
+/* Decode one message from [p, p+len); *ret_used bytes were taken. Views point into @p.
+ * 0 or -EBADMSG (truncated, unknown type, verdict or flag, a length or ballot beyond its limit,
+ * a field missing that its type needs). */
+int msg_decode(const uint8_t *p, size_t len, struct msg *ret, size_t *ret_used);
+
+/* Length and slot of the message at @p without decoding it. 0 or -EBADMSG. */
+int msg_peek(const uint8_t *p, size_t len, uint16_t *ret_slot, size_t *ret_len);
+
+/* First bytes of a stream in both directions. */
+struct hello {
+	uint16_t version;
+	uint8_t node;      /* 1..255 */
+	uint8_t status;    /* enum node_status */
+	bool first_boot;   /* started with --new-cluster and no state file */
+	bool refused;      /* the answer of an acceptor that says no; reason tells why */
+	uint16_t link_index;
+	uint16_t threads;
+	uint16_t slots;
+	uint64_t inc;
+	uint64_t epoch;
+	uint64_t mclk;      /* as in frame_header */
+	uint64_t echo_mclk; /* acceptor's hello: the dialer's mclk */
+	uint64_t held_ns;
+	uint32_t max_lease_ms;
+	uint32_t attempt_ms;
+	uint32_t drift_ppm;
+	uint8_t n_masters;
+	uint8_t masters[MASTERS_MAX]; /* ids, ascending */
+	char cluster[CLUSTER_NAME_MAX_BYTES + 1];
+	char reason[200];
+};
+
+/* Encode to @p of HELLO_MAX_BYTES; returns the length. */
+size_t hello_encode(uint8_t *p, const struct hello *h);
+
+/* *ret_len: the bytes the hello takes, as soon as HELLO_PREFIX_BYTES are there.
+ * 0; -EAGAIN: need *ret_len bytes (or the prefix); -EPROTO: not a locker peer at all (magic);
+ * -EBADMSG: malformed. Another version than ours decodes its version, node and refusal only. */
+int hello_decode(const uint8_t *p, size_t len, struct hello *ret, size_t *ret_len);
