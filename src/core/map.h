@@ -18,14 +18,16 @@ struct map_slot {
 };
 
 enum { MAP_SEGMENT_SLOTS = 256 };
+#define MAP_ENTRIES_MAX (UINT64_C(1) << 32) /* largest max_entries */
 
 struct map {
-	uint32_t *dir;               /* 2^depth segment numbers */
+	uint32_t *dir; /* 2^depth segment numbers */
 	struct map_slot *segments;
-	uint16_t *seg_count;         /* entries per segment */
+	uint16_t *seg_count; /* entries per segment */
 	uint8_t *seg_depth;
 	uint8_t depth, depth_max;
 	uint32_t n_segments, max_segments;
+	uint32_t touched_segments; /* high-water mark of n_segments: those beyond are still zero */
 	uint64_t count;
 };
 
@@ -36,12 +38,52 @@ void map_init(struct map *m, void *mem, uint64_t max_entries);
 /* Empty it in O(directory), keeping the memory for reuse (segments are zeroed when taken again). */
 void map_clear(struct map *m);
 
+/* 0 marks an empty slot, hence the substitute. */
+static inline uint64_t map_stored_hash(uint64_t hash)
+{
+	return hash | (hash == 0);
+}
+
+/* Two shifts, since one by 64 - 0 is undefined. */
+static inline size_t map_dir_index(const struct map *m, uint64_t hash)
+{
+	return (size_t)((hash >> 1) >> (63 - m->depth));
+}
+
+static inline struct map_slot *map_segment(const struct map *m, uint64_t hash)
+{
+	return m->segments + (size_t)m->dir[map_dir_index(m, hash)] * MAP_SEGMENT_SLOTS;
+}
+
+static inline unsigned map_home(uint64_t hash)
+{
+	return (unsigned)(hash >> 24) % MAP_SEGMENT_SLOTS;
+}
+
+/* Ends because a segment always keeps an empty slot. */
+static inline struct map_slot *map_probe(struct map_slot *seg, unsigned i, uint64_t stored)
+{
+	for (;; i = (i + 1) % MAP_SEGMENT_SLOTS) {
+		if (seg[i].hash == stored)
+			return seg + i;
+		if (seg[i].hash == 0)
+			return NULL;
+	}
+}
+
 /* Prefetch the home slot of @hash. */
-void map_prefetch(const struct map *m, uint64_t hash);
+static inline void map_prefetch(const struct map *m, uint64_t hash)
+{
+	__builtin_prefetch(map_segment(m, hash) + map_home(hash));
+}
 
 /* First slot with this hash, or NULL; map_next() goes on from a slot found. The pointer is valid
  * until the next insert or erase; its value may be overwritten in place. */
-struct map_slot *map_find(const struct map *m, uint64_t hash);
+static inline struct map_slot *map_find(const struct map *m, uint64_t hash)
+{
+	return map_probe(map_segment(m, hash), map_home(hash), map_stored_hash(hash));
+}
+
 struct map_slot *map_next(const struct map *m, uint64_t hash, const struct map_slot *after);
 
 /* Insert without looking for an equal entry. 0, or -ENOSPC with nothing changed. */

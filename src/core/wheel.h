@@ -16,24 +16,25 @@
 
 enum { WHEEL_LEVELS = 8, WHEEL_SLOTS = 64 };
 #define WHEEL_TICK_NS UINT64_C(1000000)
+#define WHEEL_HEAD    UINT32_C(0x80000000)
 
 struct wheel_link {
 	uint32_t next; /* 0: end of list */
-	uint32_t prev; /* reference, or WHEEL_HEAD | slot number for the first; 0: not in the wheel */
+	uint32_t prev; /* reference; WHEEL_HEAD | slot number: first; 0: not in the wheel */
 };
 
 struct wheel {
 	uint8_t *base;
 	size_t unit, offset;
-	uint64_t tick;   /* next tick to be looked at */
+	uint64_t tick; /* being looked at: new entries come out after it */
 	uint64_t count;
 	uint64_t busy[WHEEL_LEVELS]; /* a bit per non-empty slot */
 	uint32_t head[WHEEL_LEVELS][WHEEL_SLOTS];
 };
 
 void wheel_init(struct wheel *w, void *base, size_t unit, size_t offset, uint64_t now_ns);
-/* @ref must not be in the wheel. A deadline in the past comes out at the next tick. Deadlines beyond the
- * reach of the wheel (8^7 * 64 ms, over 4 years... capped) come out early, like all. */
+/* @ref must not be in the wheel. A deadline in the past comes out at the next tick. Deadlines
+ * beyond the reach of the wheel (63 * 8^7 ms, over 36 hours) come out early, like all. */
 void wheel_add(struct wheel *w, uint32_t ref, uint64_t deadline_ns);
 /* Take @ref out; nothing happens when it is not in. */
 void wheel_remove(struct wheel *w, uint32_t ref);

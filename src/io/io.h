@@ -19,6 +19,10 @@ struct io_config {
 	size_t output_max_bytes; /* max of link->out for clients */
 	size_t peer_output_max_bytes;
 	unsigned spin_us;        /* spin this long after the last work before sleeping; 0: none */
+	/* For tests; 0: the usual. Powers of two. */
+	unsigned cq_entries;     /* completion queue */
+	unsigned client_buffers; /* receive buffers, shared by all clients */
+	unsigned peer_buffers;
 };
 
 /* Create on the owning thread, after pinning. 0 or -errno; @why (at least 256 bytes) then says what
@@ -27,9 +31,10 @@ int io_new(const struct io_config *cfg, struct io **ret, char *why, size_t why_b
 struct env *io_env(struct io *io);
 /* Run the loop with this handler until io_stop(). 0, or -errno when the ring died. */
 int io_run(struct io *io, const struct env_handler *handler);
-/* Ask the loop to end after this turn: open links are closed (handler.close is called for each).
- * From a handler of this thread. */
+/* Ask the loop to end after this turn: open links are closed (handler.close is called for each;
+ * what they have to send goes out, for at most a second). From a handler of this thread. */
 void io_stop(struct io *io);
+/* On the thread of io_new. */
 void io_free(struct io *io);
 /* One line on flags and features that won, for the log. */
 const char *io_describe(const struct io *io);
@@ -43,6 +48,7 @@ struct io_stats {
 	_Atomic uint64_t loops, enters, sqes, cqes, accepts, recv_bytes, send_bytes, sends;
 	_Atomic uint64_t no_buffers, rearms, overflows, sleeps, spins, wakes;
 	_Atomic uint64_t loop_max_ns, links, refused;
+	_Atomic uint64_t wake_timeouts; /* slept to the cap with mail waiting: a lost wake-up */
 };
 const struct io_stats *io_stats(const struct io *io);
 
@@ -50,6 +56,7 @@ const struct io_stats *io_stats(const struct io *io);
 struct io_clock {
 	uint64_t slow, fast;           /* as of the anchor */
 	uint64_t boot_anchor, raw_anchor;
+	int64_t rate_ppm;              /* test-only, 0 otherwise */
 };
 void io_clock_init(struct io_clock *c);
 /* Read the clocks. Test-only: the environment variables LOCKER_TEST_CLOCK_RATE_PPM (signed, bends
@@ -58,9 +65,10 @@ void io_clock_read(struct io_clock *c, struct clocks *ret);
 uint64_t io_wall_us(void);
 
 /* ---- listen.c ---- */
-/* "HOST:PORT", "[::1]:PORT" or ":PORT" -> a listening TCP socket with the options of iouring.md
- * (TCP_NODELAY, keepalive, user timeout are inherited by accepted sockets). @reuse_port: one of a
- * group. 0 or -errno with a sentence in @why that names the address ("127.0.0.1:7401 is in use..."). */
+/* "HOST:PORT", "[::1]:PORT" or ":PORT" (all addresses) -> a listening TCP socket; TCP_NODELAY,
+ * keepalive and user timeout are inherited by accepted sockets. @reuse_port: one of a group of this
+ * process; the first of a group makes sure that no other process has the port, the others join it.
+ * 0 or -errno with a sentence in @why that names the address ("127.0.0.1:7401 is in use..."). */
 int io_listen(const char *address, bool reuse_port, int *ret_fd, char *why, size_t why_bytes);
 /* Non-blocking connect to "HOST:PORT": *ret_fd may still be connecting. */
 int io_connect(const char *address, int *ret_fd, char *why, size_t why_bytes);

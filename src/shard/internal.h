@@ -28,6 +28,8 @@ struct shard {
 	struct engine_time time;      /* `now` as the engine wants it */
 	struct mail_status status;    /* last one told by the control thread */
 	bool draining, drained;
+	bool stepping; /* inside shard_step() */
+	bool worked;   /* work() of this loop is done: what is sent now must be closed at once */
 	uint64_t started_mclk;
 	struct peers *peers;
 	struct clients *clients;
@@ -57,6 +59,8 @@ void peers_mail(struct shard *s, unsigned from, uint16_t type, const void *body,
 /* Close this loop's frames (stamp ages and counts), send heartbeats that are due, drop dead links. */
 void peers_finish_loop(struct shard *s);
 uint64_t peers_wait_ns(const struct shard *s);
+/* Nothing waits in this thread's links to be sent. */
+bool peers_flushed(const struct shard *s);
 
 /* What this thread knows of a peer, for NODES and INFO. */
 struct peer_info {
@@ -65,6 +69,7 @@ struct peer_info {
 	uint16_t links;         /* links of this thread to it that are up */
 	uint64_t heard_ago_ns;
 	uint64_t frames_in, frames_out, msgs_in, msgs_out, stale_frames, bytes_in, bytes_out;
+	uint64_t msgs_dropped; /* in or out: too old, or the mailbox or link had no room */
 };
 void peers_info(const struct shard *s, uint8_t node, struct peer_info *ret);
 

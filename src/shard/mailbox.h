@@ -28,6 +28,12 @@ struct mailbox *mailbox_of(struct mailbox_mesh *mesh, unsigned thread);
 void *mailbox_put(struct mailbox *m, unsigned to, uint16_t type, size_t bytes);
 /* The overflow towards @to is in use: take no new work for it. */
 bool mailbox_crowded(const struct mailbox *m, unsigned to);
+/* Bytes in the overflow towards @to: for what may be dropped instead of piling up. */
+size_t mailbox_overflow_bytes(const struct mailbox *m, unsigned to);
+/* Something is not shown yet; after a publish: some overflow is in use, publish again soon. */
+bool mailbox_unsent(const struct mailbox *m);
+/* Records that ever went through an overflow. */
+uint64_t mailbox_overflowed(const struct mailbox *m);
 /* Show everything written; calls @wake(arg, thread) for each sleeper that has got mail. */
 void mailbox_publish(struct mailbox *m, void (*wake)(void *arg, unsigned thread), void *arg);
 

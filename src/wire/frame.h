@@ -15,6 +15,9 @@ enum {
 	PROTOCOL_VERSION = 1,
 };
 
+/* Ages and remaining times stay far from where a sum of some of them would wrap. */
+#define SPAN_MAX_NS ((UINT64_C(1) << 62) - 1)
+
 /* Batch header (protocol.md 2.4). */
 struct frame_header {
 	uint32_t frame_bytes; /* header included */
@@ -37,10 +40,12 @@ enum node_status { NODE_ACTIVE = 1, NODE_RESYNC, NODE_QUARANTINE, NODE_NONMEMBER
 void frame_header_encode(uint8_t *p, const struct frame_header *h);
 
 /* 0; -EAGAIN: fewer than FRAME_HEADER_BYTES, or the frame is not whole yet; -EBADMSG: no frame
- * (bad magic, length out of bounds, status or ballot out of range): drop the peer. */
+ * (bad magic, length out of bounds, more messages than it can hold, no node id, status, ballot or
+ * time span out of range): drop the peer. */
 int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret);
 
-/* Append one message. 0; -ENOBUFS: the buffer is full; nothing changed then. */
+/* Append one message. 0; -ENOBUFS: the buffer is full; nothing changed then. A message that the
+ * decoder would refuse is a programmer error: CHECK. */
 int msg_encode(struct buf *b, const struct msg *m);
 
 /* Decode one message from [p, p+len); *ret_used bytes were taken. Views point into @p.
@@ -75,10 +80,13 @@ struct hello {
 	char reason[200];
 };
 
-/* Encode to @p of HELLO_MAX_BYTES; returns the length. */
+/* Encode to @p of HELLO_MAX_BYTES; returns the length. What the decoder would refuse is a programmer
+ * error: CHECK. A refusal needs version, node and reason only. */
 size_t hello_encode(uint8_t *p, const struct hello *h);
 
 /* *ret_len: the bytes the hello takes, as soon as HELLO_PREFIX_BYTES are there.
  * 0; -EAGAIN: need *ret_len bytes (or the prefix); -EPROTO: not a locker peer at all (magic);
- * -EBADMSG: malformed. Another version than ours decodes its version, node and refusal only. */
+ * -EBADMSG: malformed. Another version than ours decodes its version, node and refusal (flag and
+ * reason) only. Control characters in names become '?'. Except in a refusal, status, threads, slots,
+ * link_index and max_lease_ms are in range, cluster is not empty and there is a master. */
 int hello_decode(const uint8_t *p, size_t len, struct hello *ret, size_t *ret_len);

@@ -29,8 +29,9 @@ enum resp_status {
  * RESP_OK: *ret_used bytes are done; argc may be 0 (empty line or `*0`: no reply is due). Views
  * point into @p (inline arguments with quotes are unescaped in place, hence not const).
  * RESP_ERROR: *ret_why is a static sentence ("invalid bulk length", "too big inline request",
- * "too many arguments", "unbalanced quotes in request", ...). A bound is refused from its declared
- * length, before the bytes are there. */
+ * "too many arguments", "unbalanced quotes in request", ...), or one that stays until this
+ * thread's next call ("expected '$', got 'x'"). A bound is refused from its declared length, before
+ * the bytes are there: RESP_MORE never asks for more than RESP_REQUEST_MAX_BYTES. */
 enum resp_status resp_parse(uint8_t *p, size_t len, struct resp_request *ret, size_t *ret_used,
 	const char **ret_why);
 
@@ -61,10 +62,10 @@ enum resp_type {
 
 struct resp_value {
 	enum resp_type type;
+	uint32_t size;      /* nodes of this subtree, itself included */
 	struct bytes str;   /* simple, error, bulk, verbatim (without "txt:"), bignum */
 	int64_t num;        /* int, bool; elements of array/set/push; pairs of map */
 	double dbl;
-	uint32_t size;      /* nodes of this subtree, itself included */
 };
 
 /* Decode one whole reply into @nodes (at most @max nodes; views point into @p); $-1 and *-1 give

@@ -1,0 +1,47 @@
+#include "core/internal.h"
+
+__extension__ typedef unsigned __int128 wide;
+
+uint64_t ballot_next(struct engine *e)
+{
+	uint64_t wall = e->now.wall_us > EPOCH_US ? e->now.wall_us - EPOCH_US : 0;
+	e->hlc = wall > e->hlc ? wall : e->hlc + 1;
+	return e->hlc;
+}
+
+void ballot_merge(struct engine *e, uint64_t n)
+{
+	if (n > e->hlc && n <= BALLOT_MAX)
+		e->hlc = n;
+}
+
+bool ballot_cover(struct engine *e, uint64_t n)
+{
+	if (n + CEILING_US / 2 > e->ceiling && e->ceiling < BALLOT_MAX) {
+		uint64_t want = n + CEILING_US < BALLOT_MAX ? n + CEILING_US : BALLOT_MAX;
+		/* Ask once per half window, however many ballots cross the line. */
+		if (n + CEILING_US / 2 > e->ceiling_asked) {
+			e->ceiling_asked = want;
+			effect_new(e, FX_CEILING)->ceiling_n = want;
+		}
+	}
+	return n <= e->ceiling;
+}
+
+uint64_t less_drift(const struct engine *e, uint64_t ns)
+{
+	uint64_t cut = (uint64_t)(((wide)ns * 2 * e->drift_ppm + 999999) / 1000000);
+	return ns > cut ? ns - cut : 0;
+}
+
+uint64_t more_drift(const struct engine *e, uint64_t ns)
+{
+	uint64_t up = 1000000 + e->drift_ppm, down = 1000000 - e->drift_ppm;
+	return (uint64_t)(((wide)ns * up + down - 1) / down);
+}
+
+uint64_t lease_holder_ns(const struct engine *e, uint64_t lease_ns)
+{
+	uint64_t less = less_drift(e, lease_ns);
+	return less > NS_PER_MS ? less - NS_PER_MS : 0;
+}

@@ -1,0 +1,370 @@
+#include "core/engine.h"
+
+#include <string.h>
+
+#include "core/internal.h"
+
+/* Where each part lies inside the memory handed over. */
+struct layout {
+	size_t ops, lines, line_map, aborted_map, leases, tombs, arena, end;
+	size_t op_stride;
+};
+
+static size_t take(size_t *at, size_t bytes)
+{
+	size_t begin = (*at + 4095) & ~(size_t)4095;
+	*at = begin + bytes;
+	return begin;
+}
+
+static uint64_t tombs_max(const struct engine_config *cfg)
+{
+	return 2 * (uint64_t)cfg->max_leases + 65536;
+}
+
+static void lay_out(const struct engine_config *cfg, struct layout *l)
+{
+	size_t at = sizeof(struct engine);
+	l->op_stride = sizeof(struct op) + cfg->n_masters * sizeof(struct answer);
+	l->op_stride = (l->op_stride + 63) & ~(size_t)63;
+	l->ops = take(&at, l->op_stride * cfg->max_ops);
+	l->lines = take(&at, sizeof(struct line) * cfg->max_ops);
+	l->line_map = take(&at, map_memory_bytes(cfg->max_ops));
+	l->aborted_map = take(&at, map_memory_bytes(ABORTED_MAX));
+	l->leases = take(&at, map_memory_bytes(cfg->max_leases));
+	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots));
+	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest key
+	 * and values; who uses more meets LIMIT. */
+	l->arena = take(&at, (size_t)cfg->max_leases * 1024 + (size_t)cfg->max_ops * 10240);
+	l->end = at;
+}
+
+static bool config_in_range(const struct engine_config *cfg)
+{
+	if (cfg->n_masters < 1 || cfg->n_masters > MASTERS_MAX || cfg->self == 0)
+		return false;
+	if (cfg->slots < 1 || cfg->slots > SLOTS_MAX || cfg->threads < 1 || cfg->threads > THREADS_MAX ||
+		cfg->shard >= cfg->threads)
+		return false;
+	if (cfg->max_lease_ms < 1 || cfg->max_lease_ms > LEASE_MAX_MS || cfg->attempt_ms < 1 ||
+		cfg->attempt_ms > 60000 || cfg->drift_ppm >= 100000 || cfg->op_timeout_ms < 1)
+		return false;
+	return cfg->max_leases >= 1 && cfg->max_leases <= 1u << 30 && cfg->max_ops >= 16 &&
+		cfg->max_ops <= 1u << 22 && cfg->max_waiters_per_key >= 1;
+}
+
+size_t engine_memory_bytes(const struct engine_config *cfg)
+{
+	if (!config_in_range(cfg))
+		return 0;
+	struct layout l;
+	lay_out(cfg, &l);
+	return l.end;
+}
+
+static void init_masters(struct engine *e)
+{
+	memset(e->index_of, NO_MASTER, sizeof e->index_of);
+	for (uint8_t i = 0; i < e->cfg.n_masters; i++)
+		e->index_of[e->cfg.masters[i]] = i;
+	e->self_index = e->index_of[e->cfg.self];
+	e->majority = e->cfg.n_masters / 2 + 1;
+	e->blocking = e->cfg.n_masters - e->majority + 1;
+	e->status = e->self_index == NO_MASTER ? NODE_NONMEMBER : NODE_QUARANTINE;
+}
+
+struct engine *engine_init(const struct engine_config *cfg, const struct engine_time *now, void *mem,
+	size_t bytes)
+{
+	CHECK(config_in_range(cfg));
+	CHECK(bytes >= engine_memory_bytes(cfg));
+	struct layout l;
+	lay_out(cfg, &l);
+	uint8_t *base = mem;
+	struct engine *e = mem;
+	e->cfg = *cfg;
+	e->now = *now;
+	init_masters(e);
+	e->attempt_ns = cfg->attempt_ms * NS_PER_MS;
+	e->drift_ppm = cfg->drift_ppm;
+	/* T_promise > T_att, so that asking does not disturb a running attempt (protocol.md 2.11). */
+	e->promise_ns = 2 * e->attempt_ns;
+	e->hlc = cfg->start_n;
+	e->ceiling = e->ceiling_asked = cfg->ceiling_n;
+	e->rtt_ns = RTT_START_NS;
+	prng_seed(&e->prng, cfg->seed);
+
+	e->op_stride = l.op_stride;
+	e->ops = base + l.ops;
+	arena_init(&e->arena, base + l.arena, l.end - l.arena);
+	map_init(&e->leases, base + l.leases, cfg->max_leases);
+	wheel_init(&e->lease_wheel, e->arena.base, ARENA_UNIT, offsetof(struct lease, wheel),
+		now->slow_ns);
+	wheel_init(&e->op_wheel, e->ops - e->op_stride, e->op_stride, 0, now->fast_ns);
+	uint64_t tomb_ns = 2 * more_drift(e, 2 * e->attempt_ns); /* T_tomb, with T_msg = T_att */
+	tombs_init(&e->tombs, base + l.tombs, tombs_max(cfg), cfg->slots, tomb_ns, now->slow_ns);
+	map_init(&e->lines, base + l.line_map, cfg->max_ops);
+	map_init(&e->aborted_map, base + l.aborted_map, ABORTED_MAX);
+	e->line_pool = (struct line *)(void *)(base + l.lines);
+	lines_init(e);
+	promises_init(e);
+	return e;
+}
+
+struct effect *effect_new(struct engine *e, enum effect_type type)
+{
+	CHECK(e->fx->n < EFFECTS_MAX);
+	struct effect *f = &e->fx->v[e->fx->n++];
+	f->type = type;
+	return f;
+}
+
+bool effects_room(const struct engine *e)
+{
+	return e->fx->n + STEP_EFFECTS <= EFFECTS_MAX && e->limbo_n + STEP_BLOCKS <= LIMBO_MAX;
+}
+
+void block_dispose(struct engine *e, uint32_t ref, size_t bytes)
+{
+	CHECK(e->limbo_n < LIMBO_MAX);
+	e->limbo[e->limbo_n++] = (struct block){ref, (uint32_t)bytes};
+}
+
+static void empty_limbo(struct engine *e)
+{
+	for (uint32_t i = 0; i < e->limbo_n; i++)
+		arena_free(&e->arena, e->limbo[i].ref, e->limbo[i].bytes);
+	e->limbo_n = 0;
+}
+
+void send_masters(struct engine *e, uint16_t mask, const struct msg *m)
+{
+	mask &= e->links_up;
+	if (mask == 0)
+		return;
+	struct effect *f = effect_new(e, FX_SEND);
+	f->send.to_count = 0;
+	for (uint8_t i = 0; i < e->cfg.n_masters; i++)
+		if (mask & (1u << i))
+			f->send.to[f->send.to_count++] = e->cfg.masters[i];
+	f->send.msg = *m;
+	e->stats.msgs_out += f->send.to_count;
+}
+
+void send_node(struct engine *e, uint8_t node, const struct msg *m)
+{
+	struct effect *f = effect_new(e, FX_SEND);
+	f->send.to_count = 1;
+	f->send.to[0] = node;
+	f->send.msg = *m;
+	e->stats.msgs_out++;
+}
+
+static void reply_now(struct engine *e, const struct op_request *r, enum outcome outcome,
+	const char *limit)
+{
+	struct effect *f = effect_new(e, FX_REPLY);
+	f->reply = (struct result){.tag = r->tag, .kind = r->kind, .outcome = outcome, .limit = limit};
+}
+
+static void on_op(struct engine *e, const struct op_request *r)
+{
+	if (r->kind == OP_READ) {
+		read_local(e, r);
+		return;
+	}
+	struct op *op = op_new(e, r);
+	if (op == NULL) {
+		e->stats.limit++;
+		reply_now(e, r, OUT_LIMIT, "operations in flight");
+		return;
+	}
+	switch (r->kind) {
+	case OP_LOCK:
+	case OP_LAG:
+		lock_start(e, op);
+		break;
+	case OP_UPDATE:
+		update_start(e, op);
+		break;
+	case OP_EXTEND:
+		extend_start(e, op);
+		break;
+	case OP_RELEASE:
+		release_start(e, op);
+		break;
+	case OP_READ_QUORUM:
+		read_start(e, op);
+		break;
+	case OP_WAITFOR:
+	case OP_WAITRELEASE:
+		watch_start(e, op);
+		break;
+	case OP_READ:
+		break;
+	}
+}
+
+static void on_cancel(struct engine *e, uint64_t tag)
+{
+	for (uint32_t i = 1; i <= e->ops_touched; i++) {
+		struct op *op = op_at(e, i - 1);
+		if (op->state == OPS_FREE || op->tag != tag || op->orphan)
+			continue;
+		op->orphan = true;
+		bool idle = op->state == OPS_LOCK_PARKED || op->state == OPS_LOCK_QUEUED ||
+			op->state == OPS_WATCH || op->state == OPS_LOCK_BACKOFF;
+		if (idle)
+			op_finish(e, op, OUT_NULL);
+		return;
+	}
+}
+
+static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
+{
+	e->stats.msgs_in++;
+	if (m->type == MSG_REPLY) {
+		uint8_t index = e->index_of[from];
+		if (index == NO_MASTER)
+			return;
+		ballot_merge(e, m->n);
+		ballot_merge(e, m->uid.n);
+		if (m->req & PROBE_REQ)
+			promise_answer(e, index, m);
+		else
+			round_answer(e, index, m);
+		return;
+	}
+	if (m->type == MSG_CONFIRM) {
+		master_confirm(e, m);
+		return;
+	}
+	if (m->type == MSG_QUERY) {
+		promise_query(e, from, m);
+		return;
+	}
+	struct msg reply;
+	if (master_handle(e, m, &reply) && m->req != 0)
+		send_node(e, from, &reply);
+}
+
+static void on_link(struct engine *e, uint8_t node, bool up)
+{
+	uint8_t index = e->index_of[node];
+	if (index == NO_MASTER || index == e->self_index)
+		return;
+	if (up)
+		e->links_up |= (uint16_t)(1u << index);
+	else
+		e->links_up &= (uint16_t) ~(1u << index);
+}
+
+static void on_status(struct engine *e, enum node_status status, uint64_t floor_n)
+{
+	if (e->self_index == NO_MASTER)
+		return;
+	if (status == NODE_ACTIVE && e->status != NODE_ACTIVE) {
+		tombs_raise_floors(&e->tombs, floor_n);
+		ballot_merge(e, floor_n);
+	}
+	e->status = status;
+}
+
+void engine_step(struct engine *e, const struct engine_time *now, const struct event *ev,
+	struct effects *fx)
+{
+	fx->n = 0;
+	e->fx = fx;
+	CHECK(now->slow_ns >= e->now.slow_ns && now->fast_ns >= e->now.fast_ns);
+	e->now = *now;
+	empty_limbo(e);
+	switch (ev->type) {
+	case EV_OP:
+		on_op(e, &ev->op);
+		break;
+	case EV_CANCEL:
+		on_cancel(e, ev->cancel_tag);
+		break;
+	case EV_MSG:
+		on_msg(e, ev->msg.from, ev->msg.msg);
+		break;
+	case EV_LINK:
+		on_link(e, ev->link.node, ev->link.up);
+		break;
+	case EV_STATUS:
+		on_status(e, ev->status.status, ev->status.floor_n);
+		break;
+	case EV_CEILING:
+		if (ev->ceiling_n > e->ceiling)
+			e->ceiling = ev->ceiling_n;
+		break;
+	case EV_TICK:
+		tombs_tick(&e->tombs, now->slow_ns);
+		aborted_tick(e);
+		ops_tick(e);
+		leases_tick(e);
+		break;
+	}
+	ops_run(e);
+}
+
+uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now)
+{
+	if (e->run_head != 0)
+		return 0;
+	uint64_t wait_ns = UINT64_MAX;
+	const uint64_t slow_due[] = {wheel_next_ns(&e->lease_wheel), tombs_next_ns(&e->tombs)};
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t d = slow_due[i] == UINT64_MAX ? UINT64_MAX
+			: slow_due[i] <= now->slow_ns ? 0
+						      : slow_due[i] - now->slow_ns;
+		wait_ns = d < wait_ns ? d : wait_ns;
+	}
+	uint64_t op_due = wheel_next_ns(&e->op_wheel);
+	if (op_due != UINT64_MAX) {
+		uint64_t d = op_due <= now->fast_ns ? 0 : op_due - now->fast_ns;
+		wait_ns = d < wait_ns ? d : wait_ns;
+	}
+	return wait_ns;
+}
+
+void engine_prefetch_index(const struct engine *e, uint64_t hash)
+{
+	map_prefetch(&e->leases, hash);
+	tombs_prefetch(&e->tombs, hash);
+}
+
+void engine_prefetch_lease(const struct engine *e, uint64_t hash)
+{
+	const struct map_slot *s = map_find(&e->leases, hash);
+	if (s == NULL)
+		return;
+	const char *l = arena_at(&e->arena, (uint32_t)s->value);
+	__builtin_prefetch(l);
+	__builtin_prefetch(l + 64);
+}
+
+uint64_t engine_hlc(const struct engine *e)
+{
+	return e->hlc;
+}
+
+void engine_hlc_merge(struct engine *e, uint64_t n)
+{
+	ballot_merge(e, n);
+}
+
+void engine_stats(const struct engine *e, struct engine_stats *ret)
+{
+	*ret = e->stats;
+	ret->status = e->status;
+	ret->leases = e->n_leases;
+	ret->promises = e->n_promises;
+	ret->waiters = e->n_waiters;
+	ret->ops = e->ops_used;
+	ret->ops_max = e->cfg.max_ops;
+	ret->tombstones = tombs_count(&e->tombs);
+	ret->memory_bytes = (uint64_t)e->arena.next * ARENA_UNIT + map_used_bytes(&e->leases) +
+		map_used_bytes(&e->tombs.gen[0]) + map_used_bytes(&e->tombs.gen[1]) +
+		(uint64_t)e->ops_touched * e->op_stride;
+}

@@ -1,0 +1,84 @@
+/* EXTEND: one round from any node, matched on the instance (protocol.md 2.6). */
+#include "core/internal.h"
+
+void extend_start(struct engine *e, struct op *op)
+{
+	uint16_t mask = masters_reachable(e);
+	if (count_bits(mask) < e->majority) {
+		if (op->adopting)
+			lock_adopted(e, op, OUT_NOQUORUM);
+		else
+			op_finish(e, op, OUT_NOQUORUM);
+		return;
+	}
+	op->state = OPS_EXTEND;
+	op->t0_ns = e->now.fast_ns;
+	struct msg m = {
+		.type = MSG_EXTEND,
+		.lease_ms = op->ttl_ms,
+		.n = op->has_token ? op->token : 0,
+		.flags = MSG_HAS_VALUE,
+		.value = op_value(e, op),
+	};
+	round_begin(e, op, &m, mask);
+	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
+}
+
+static void extended(struct engine *e, struct op *op, struct ballot uid, unsigned acks)
+{
+	round_rtt(e, op);
+	e->stats.extended++;
+	struct result *r = op_reply(e, op, OUT_OK);
+	r->token = uid.n;
+	/* Counted from the request, which came before this round began. */
+	r->valid_ms = lease_holder_ns(e, op->ttl_ms * NS_PER_MS) / NS_PER_MS;
+	r->votes = r->commits = (uint8_t)acks;
+	op_free(e, op);
+}
+
+static void refused(struct engine *e, struct op *op, enum outcome outcome)
+{
+	if (op->adopting)
+		lock_adopted(e, op, outcome);
+	else
+		op_finish(e, op, outcome);
+}
+
+void extend_answered(struct engine *e, struct op *op)
+{
+	struct ballot uid = {0};
+	unsigned acks = round_best_uid(e, op, VERDICT_ACK, &uid);
+	unsigned outstanding = round_outstanding(op);
+	if (acks >= e->majority) {
+		uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
+		bool ended = belief_ns != 0 && e->now.fast_ns - op->t0_ns >= belief_ns;
+		if (round_in_window(e, op) && !ended)
+			extended(e, op, uid, acks);
+		else
+			refused(e, op, OUT_UNKNOWN);
+		return;
+	}
+	if (acks + outstanding >= e->majority)
+		return;
+	unsigned absent = round_count(e, op, VERDICT_ABSENT);
+	unsigned mismatch = round_count(e, op, VERDICT_MISMATCH);
+	unsigned other = round_count(e, op, VERDICT_OTHER) + mismatch;
+	if (acks > 0 && acks + round_count_uid(e, op, VERDICT_MISMATCH, uid) >= e->majority &&
+		e->now.fast_ns < op->deadline_ns) {
+		prepare_start(e, op, GOAL_EXTEND); /* an update half done stands in the way */
+		return;
+	}
+	if (round_count(e, op, VERDICT_LIMIT) >= e->blocking)
+		refused(e, op, OUT_LIMIT);
+	else if (absent >= e->blocking)
+		refused(e, op, OUT_NOTFOUND);
+	else if (absent + other >= e->blocking)
+		refused(e, op, OUT_NOTOWNER);
+	else if (outstanding == 0)
+		refused(e, op, OUT_UNKNOWN);
+}
+
+void extend_timeout(struct engine *e, struct op *op)
+{
+	refused(e, op, OUT_UNKNOWN);
+}

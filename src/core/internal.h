@@ -1,0 +1,429 @@
+/* What the files of the engine share. The story is in README.md; the law in protocol.md. */
+#pragma once
+
+#include "base/check.h"
+#include "base/hash.h"
+#include "base/prng.h"
+#include "core/arena.h"
+#include "core/engine.h"
+#include "core/map.h"
+#include "core/tomb.h"
+#include "core/wheel.h"
+
+#define NS_PER_MS   UINT64_C(1000000)
+#define EPOCH_US    UINT64_C(1577836800000000) /* 2020-01-01 UTC: ballots count from there */
+#define CEILING_US  UINT64_C(60000000)         /* W_ceil: how far ahead the ceiling is reserved */
+#define PROBE_REQ   (UINT64_C(1) << 63)        /* marks `req` of a promise's own questions */
+
+enum {
+	PROBES_MAX = 1024,     /* promises asking their fellow masters at one time */
+	ABORTED_MAX = 65536,   /* aborted attempts remembered for QUERY */
+	LIMBO_MAX = 512,       /* blocks whose views may still be in effects */
+	STEP_BLOCKS = 96,      /* no single action disposes of more (checked) */
+	STEP_EFFECTS = 24,     /* no single action emits more (checked) */
+	BACKOFF_CAP_MS = 50,
+	POLL_MS = 1000,        /* a parked waiter looks again at least this often */
+	PROMISE_CAP_MS = 50,   /* T_prom */
+	RTT_START_NS = 1000000,
+};
+
+/* ---- lease.c: the lease table ---- */
+
+enum lease_flag {
+	LEASE_UNCONFIRMED = 1 << 0, /* a promise: granted here, not yet known to have a majority */
+	LEASE_STICKY = 1 << 1,      /* this coordinator's ballot is promised by a majority, its last
+	                             * write is known: update and release by value take one round */
+	LEASE_ASKED = 1 << 2,       /* promise: its coordinator was asked once already */
+	LEASE_HIDDEN = 1 << 3,      /* a probe key of LAG */
+};
+
+/* A live entry: one cache line, then key, value and client name. */
+struct lease {
+	uint64_t token; /* uid.n */
+	uint64_t cid;   /* uid.cid */
+	uint64_t maxn;
+	uint64_t end_ns;   /* slow clock */
+	uint64_t since_ns; /* slow clock */
+	struct wheel_link wheel;
+	uint32_t side;  /* struct side, or 0: vb = pb = (token, cid, 0) */
+	uint32_t probe; /* index + 1 of a running probe of a promise, or 0 */
+	uint16_t key_bytes;
+	uint16_t value_bytes;
+	uint8_t name_bytes;
+	uint8_t flags;
+	uint8_t node;
+	uint8_t unused;
+	uint8_t data[]; /* key value name */
+};
+_Static_assert(sizeof(struct lease) == 64, "one cache line");
+
+/* What only an update needs. */
+struct side {
+	struct version vb;  /* version of the value */
+	struct version pb;  /* promised ballot */
+	uint64_t pb_ns;     /* when promised, slow clock */
+	uint64_t last_op;
+};
+_Static_assert(sizeof(struct side) == 64, "one cache line");
+
+/* ---- round.c: operations in flight ---- */
+
+enum op_state {
+	OPS_FREE,
+	OPS_LOCK_TRY,      /* TRYLOCK out */
+	OPS_LOCK_BACKOFF,  /* until the timer */
+	OPS_LOCK_PARKED,   /* head of its line: held by another; woken, or looks again by timer */
+	OPS_LOCK_QUEUED,   /* behind the head */
+	OPS_EXTEND,
+	OPS_PREPARE,
+	OPS_ACCEPT,
+	OPS_RELEASE,
+	OPS_RELEASE_AGAIN, /* client answered UNKNOWN; ghosts are still hunted */
+	OPS_READ,
+	OPS_RETRY,         /* waits for its timer, then begins its kind's round again */
+	OPS_WATCH,         /* WAITFOR, WAITRELEASE */
+};
+
+/* Why an operation prepares a ballot. */
+enum prepare_goal {
+	GOAL_UPDATE,
+	GOAL_RELEASE,
+	GOAL_EXTEND, /* identity write, then EXTEND again */
+	GOAL_READ,   /* identity write, then the value is the answer */
+};
+
+/* What an ACCEPT round writes. */
+enum accept_kind {
+	ACCEPT_NEW,      /* the new value of UPDATE */
+	ACCEPT_OWN,      /* write back: it is this operation's own value already */
+	ACCEPT_IDENTITY, /* write back somebody else's value, then go on with the goal */
+};
+
+/* One master's answer in the running round. */
+struct answer {
+	uint8_t verdict; /* 0: none yet */
+	uint8_t flags;
+	uint8_t node;
+	uint8_t name_bytes;
+	uint16_t value_bytes;
+	uint32_t block; /* value and name, arena, or 0 */
+	struct ballot uid;
+	struct version b;
+	uint64_t n;
+	uint64_t op_id;
+	uint64_t remaining_ns;
+	uint64_t held_ns;
+};
+
+struct op {
+	struct wheel_link wheel; /* must be first: offset 0 of the op stride */
+	uint32_t index;
+	uint32_t round; /* counts rounds: answers to older ones are not ours */
+	uint8_t state;
+	uint8_t kind;   /* enum op_kind */
+	uint8_t goal;
+	uint8_t accept;
+	uint16_t slot;
+	bool wait, idempotent, has_token, has_ttl;
+	bool orphan;     /* no reply is wanted any more */
+	bool maybe;      /* an UPDATE's ACCEPT may have taken effect */
+	bool was_live;   /* a RELEASE of ours removed something */
+	bool sent;
+	bool in_queue;   /* member of a line's lock or watch list */
+	bool in_run;
+	bool adopting;   /* LOCK IDEMPOTENT in its EXTEND */
+	bool sealed_read, polled;
+	uint8_t attempts;
+	uint8_t quorum_seen; /* votes of the round that counted */
+	uint16_t asked, answered; /* bit per master index */
+	uint32_t block;  /* key value new_value client, arena */
+	uint16_t key_bytes, value_bytes, new_bytes, client_bytes;
+	uint32_t ttl_ms;
+	uint32_t line;   /* struct line index + 1 when in_queue */
+	uint32_t q_next, q_prev; /* op index + 1 */
+	uint32_t run_next;       /* op index + 1 */
+	uint32_t try_next, try_prev; /* op index + 1: attempts in flight, for QUERY */
+	uint64_t hash;
+	uint64_t tag;
+	uint64_t token;
+	uint64_t timer_ns;    /* fast clock: when the state's timer is due */
+	uint64_t deadline_ns; /* fast clock: end of the operation */
+	uint64_t t0_ns;       /* fast clock: start of the certificate window */
+	uint64_t t0_slow_ns;
+	uint64_t asked_slow_ns, asked_fast_ns;
+	uint64_t seal_n;
+	uint64_t op_id;
+	uint64_t backoff_ns;
+	struct ballot uid;    /* LOCK: this attempt; others: the instance acted on */
+	struct ballot prev;   /* LOCK: attempt to be removed in the same message */
+	struct version b;     /* running PREPARE/ACCEPT ballot, or guard */
+	uint8_t refusal;      /* LOCK: best explanation so far, enum outcome */
+	struct answer answers[];
+};
+
+/* ---- waiters.c: lines of a key ---- */
+
+struct line {
+	uint64_t hash;
+	uint32_t lock_head, lock_tail;   /* op index + 1 */
+	uint32_t watch_head, watch_tail;
+	uint32_t count;
+	uint32_t next_free;
+};
+
+/* ---- promise.c ---- */
+
+struct probe {
+	struct ballot uid;
+	uint32_t lease;     /* arena reference, 0: free */
+	uint32_t round;
+	uint16_t good;      /* masters that are sealed and do not hold it */
+	uint32_t next_free;
+};
+
+struct aborted {
+	uint64_t n;
+	uint64_t until_ns; /* fast clock */
+};
+
+struct block {
+	uint32_t ref;
+	uint32_t bytes;
+};
+
+struct engine {
+	struct engine_config cfg;
+	struct engine_time now;
+	struct effects *fx;
+	enum node_status status;
+
+	uint8_t majority, blocking;
+	uint8_t self_index;              /* among the masters, or NO_MASTER */
+	uint8_t index_of[NODE_ID_MAX + 1];
+	uint16_t links_up;               /* bit per master index */
+	uint64_t attempt_ns, drift_ppm;
+	uint64_t promise_ns;             /* T_promise */
+	uint64_t hlc;
+	uint64_t ceiling, ceiling_asked;
+	uint64_t rtt_ns;
+	struct prng prng;
+
+	struct arena arena;
+	struct map leases;
+	struct wheel lease_wheel; /* slow clock */
+	struct tombs tombs;
+	uint64_t n_leases, n_promises, n_hidden;
+
+	uint8_t *ops;
+	size_t op_stride;
+	uint32_t op_free, ops_used, ops_touched;
+	struct wheel op_wheel; /* fast clock */
+	uint32_t run_head, run_tail; /* op index + 1: work to go on with */
+	uint32_t try_head;
+	uint32_t zombies;
+
+	struct map lines;
+	struct line *line_pool;
+	uint32_t line_free, lines_touched;
+	uint64_t n_waiters;
+
+	struct probe probes[PROBES_MAX];
+	uint32_t probe_free;
+	struct map aborted_map;
+	struct aborted aborted[ABORTED_MAX];
+	uint32_t aborted_head, aborted_n;
+
+	struct block limbo[LIMBO_MAX];
+	uint32_t limbo_n;
+	struct result nobody;
+	struct engine_stats stats;
+};
+
+enum { NO_MASTER = 0xff, ROUND_MASK = 0x7fffffff /* the top bit of `req` marks probes */ };
+
+/* ---- engine.c ---- */
+struct effect *effect_new(struct engine *e, enum effect_type type);
+bool effects_room(const struct engine *e);
+/* Give a block back once nothing of this step can refer to it any more. */
+void block_dispose(struct engine *e, uint32_t ref, size_t bytes);
+/* Send to the masters of @mask (self left out), or to one node. */
+void send_masters(struct engine *e, uint16_t mask, const struct msg *m);
+void send_node(struct engine *e, uint8_t node, const struct msg *m);
+static inline unsigned count_bits(uint16_t mask)
+{
+	return (unsigned)__builtin_popcount(mask);
+}
+
+/* ---- ballot.c: hybrid clock, ceiling, drift margins ---- */
+uint64_t ballot_next(struct engine *e);
+void ballot_merge(struct engine *e, uint64_t n);
+/* Keep the durable ceiling ahead of @n. False: not durable yet, do not answer. */
+bool ballot_cover(struct engine *e, uint64_t n);
+uint64_t less_drift(const struct engine *e, uint64_t ns);  /* ns * (1 - 2 rho), rounded down */
+uint64_t more_drift(const struct engine *e, uint64_t ns);  /* ns * kappa, rounded up */
+uint64_t lease_holder_ns(const struct engine *e, uint64_t lease_ns); /* L_eff; 0 when none is left */
+
+/* ---- lease.c ---- */
+struct lease_key {
+	uint64_t hash;
+	struct bytes key;
+};
+static inline struct lease *lease_at(const struct engine *e, uint32_t ref)
+{
+	return arena_at(&e->arena, ref);
+}
+static inline struct bytes lease_key(const struct lease *l)
+{
+	return bytes_of(l->data, l->key_bytes);
+}
+static inline struct bytes lease_value(const struct lease *l)
+{
+	return bytes_of(l->data + l->key_bytes, l->value_bytes);
+}
+static inline struct bytes lease_name(const struct lease *l)
+{
+	return bytes_of(l->data + l->key_bytes + l->value_bytes, l->name_bytes);
+}
+static inline struct ballot lease_uid(const struct lease *l)
+{
+	return (struct ballot){l->token, l->cid};
+}
+/* Reference of the live entry of the key, or 0. One that has ended is removed on the way. */
+uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key);
+/* Make a live, unconfirmed entry from a TRYLOCK; 0: no room. */
+uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m);
+/* The entry is over (released, aborted, expired): tombstone, wake whoever waits. */
+void lease_end(struct engine *e, uint32_t ref);
+void lease_confirm(struct engine *e, uint32_t ref);
+/* Put another value; returns the entry's (possibly new) reference, 0: no room, nothing changed. */
+uint32_t lease_set_value(struct engine *e, uint32_t ref, struct bytes value);
+struct version lease_vb(const struct engine *e, const struct lease *l);
+struct version lease_pb(const struct engine *e, const struct lease *l);
+/* The side record, made on demand; NULL: no room. */
+struct side *lease_side(struct engine *e, struct lease *l);
+void lease_raise_maxn(struct engine *e, uint32_t ref, uint64_t n);
+/* maxn of a key without entry: its tombstone's or the floor of its slot. */
+uint64_t free_maxn(const struct engine *e, uint64_t hash);
+uint16_t slot_of(const struct engine *e, uint64_t hash);
+/* Entries whose time has come; bounded. */
+void leases_tick(struct engine *e);
+
+/* ---- master.c: the voter ---- */
+/* Handle a request (any type but REPLY, CONFIRM, QUERY); true: *reply is the answer. */
+bool master_handle(struct engine *e, const struct msg *m, struct msg *reply);
+void master_confirm(struct engine *e, const struct msg *m);
+
+/* ---- promise.c ---- */
+void promises_init(struct engine *e);
+/* An unconfirmed entry has become old: ask. */
+void promise_due(struct engine *e, uint32_t ref);
+void promise_drop_answers(struct engine *e, struct lease *l);
+void promise_answer(struct engine *e, unsigned from_index, const struct msg *m);
+void promise_query(struct engine *e, uint8_t from, const struct msg *m);
+void aborted_remember(struct engine *e, uint64_t n, uint32_t lease_ms);
+void aborted_tick(struct engine *e);
+
+/* ---- round.c ---- */
+static inline struct op *op_at(const struct engine *e, uint32_t index)
+{
+	return (struct op *)(void *)(e->ops + (size_t)index * e->op_stride);
+}
+static inline uint8_t *op_data(const struct engine *e, const struct op *op)
+{
+	return arena_at(&e->arena, op->block);
+}
+static inline struct bytes op_key(const struct engine *e, const struct op *op)
+{
+	return bytes_of(op_data(e, op), op->key_bytes);
+}
+static inline struct bytes op_value(const struct engine *e, const struct op *op)
+{
+	return bytes_of(op_data(e, op) + op->key_bytes, op->value_bytes);
+}
+static inline struct bytes op_new_value(const struct engine *e, const struct op *op)
+{
+	return bytes_of(op_data(e, op) + op->key_bytes + op->value_bytes, op->new_bytes);
+}
+static inline struct bytes op_client(const struct engine *e, const struct op *op)
+{
+	return bytes_of(op_data(e, op) + op->key_bytes + op->value_bytes + op->new_bytes,
+		op->client_bytes);
+}
+struct op *op_new(struct engine *e, const struct op_request *r); /* NULL: full */
+void op_free(struct engine *e, struct op *op);
+/* Answer the client; the operation lives on until op_free(). */
+struct result *op_reply(struct engine *e, struct op *op, enum outcome outcome);
+void op_finish(struct engine *e, struct op *op, enum outcome outcome);
+void op_timer(struct engine *e, struct op *op, uint64_t due_fast_ns);
+void op_run_later(struct engine *e, struct op *op);
+void op_retry_later(struct engine *e, struct op *op);
+uint16_t masters_reachable(const struct engine *e); /* mask; self only while it votes */
+/* Fill in key, slot and req and send to @mask. The caller's last act is then round_self(): it asks
+ * the local master, whose answer may finish and free the operation, and arms the timer if not. */
+void round_begin(struct engine *e, struct op *op, struct msg *m, uint16_t mask);
+void round_self(struct engine *e, struct op *op, const struct msg *m, uint64_t due_fast_ns);
+void round_reset(struct engine *e, struct op *op);
+void round_answer(struct engine *e, unsigned from_index, const struct msg *m);
+unsigned round_outstanding(const struct op *op);
+unsigned round_count(const struct engine *e, const struct op *op, uint8_t verdict);
+bool round_in_window(const struct engine *e, const struct op *op);
+void round_rtt(struct engine *e, const struct op *op);
+void ops_tick(struct engine *e);
+void ops_run(struct engine *e);
+/* The instance with most answers of @verdict; its count. */
+unsigned round_best_uid(const struct engine *e, const struct op *op, uint8_t verdict,
+	struct ballot *ret_uid);
+unsigned round_count_uid(const struct engine *e, const struct op *op, uint8_t verdict,
+	struct ballot uid);
+
+/* ---- lock.c ---- */
+void lock_start(struct engine *e, struct op *op);
+void lock_attempt(struct engine *e, struct op *op);
+void lock_answered(struct engine *e, struct op *op);
+void lock_timer(struct engine *e, struct op *op);
+void lock_adopted(struct engine *e, struct op *op, enum outcome outcome);
+void lock_next_in_line(struct engine *e, struct op *next, const struct op *left);
+void try_list_remove(struct engine *e, struct op *op);
+
+/* ---- extend.c ---- */
+void extend_start(struct engine *e, struct op *op);
+void extend_answered(struct engine *e, struct op *op);
+void extend_timeout(struct engine *e, struct op *op);
+
+/* ---- update.c: PREPARE/ACCEPT and UPDATE ---- */
+void update_start(struct engine *e, struct op *op);
+void prepare_start(struct engine *e, struct op *op, enum prepare_goal goal);
+void prepare_answered(struct engine *e, struct op *op);
+void accept_answered(struct engine *e, struct op *op);
+void prepare_timeout(struct engine *e, struct op *op); /* also of ACCEPT */
+
+/* ---- release.c ---- */
+void release_start(struct engine *e, struct op *op);
+void release_send(struct engine *e, struct op *op, struct ballot uid, struct version guard);
+void release_answered(struct engine *e, struct op *op);
+void release_timer(struct engine *e, struct op *op);
+
+/* ---- read.c ---- */
+void read_local(struct engine *e, const struct op_request *r);
+void read_start(struct engine *e, struct op *op);
+void read_answered(struct engine *e, struct op *op);
+void read_timer(struct engine *e, struct op *op);
+void read_done(struct engine *e, struct op *op, const struct answer *a);
+
+/* ---- waiters.c ---- */
+void lines_init(struct engine *e);
+struct line *line_find(const struct engine *e, uint64_t hash, struct bytes key);
+/* Join the lock line (or the watch list) of its key. False: full. */
+bool line_join(struct engine *e, struct op *op, bool watch);
+void line_leave(struct engine *e, struct op *op);
+static inline struct line *op_line(const struct engine *e, const struct op *op)
+{
+	return &e->line_pool[op->line - 1];
+}
+bool line_is_head(const struct engine *e, const struct op *op);
+/* The key has ended here: wake the head of the line and whoever waits for the release. */
+void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key);
+/* The key is held here now, visibly: wake WAITFOR. */
+void line_wake_held(struct engine *e, uint64_t hash, struct bytes key);
+void watch_start(struct engine *e, struct op *op);
+void watch_run(struct engine *e, struct op *op);

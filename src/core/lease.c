@@ -1,0 +1,203 @@
+#include <string.h>
+
+#include "core/internal.h"
+
+uint16_t slot_of(const struct engine *e, uint64_t hash)
+{
+	return engine_slot_of(hash, e->cfg.slots);
+}
+
+static size_t block_bytes(const struct lease *l)
+{
+	return sizeof *l + l->key_bytes + l->value_bytes + l->name_bytes;
+}
+
+static struct map_slot *find_slot(const struct engine *e, uint64_t hash, struct bytes key)
+{
+	struct map_slot *s = map_find(&e->leases, hash);
+	while (s != NULL && !bytes_eq(lease_key(lease_at(e, (uint32_t)s->value)), key))
+		s = map_next(&e->leases, hash, s);
+	return s;
+}
+
+uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key)
+{
+	struct map_slot *s = find_slot(e, hash, key);
+	if (s == NULL)
+		return 0;
+	uint32_t ref = (uint32_t)s->value;
+	/* Exactness of an end comes from comparing it here, not from the wheel. */
+	if (e->now.slow_ns < lease_at(e, ref)->end_ns)
+		return ref;
+	e->stats.expired++;
+	lease_end(e, ref);
+	return 0;
+}
+
+static void count_lease(struct engine *e, const struct lease *l, int by)
+{
+	if (l->flags & LEASE_HIDDEN)
+		e->n_hidden += (uint64_t)by;
+	else if (l->flags & LEASE_UNCONFIRMED)
+		e->n_promises += (uint64_t)by;
+	else
+		e->n_leases += (uint64_t)by;
+}
+
+uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
+{
+	if (e->leases.count >= e->cfg.max_leases)
+		return 0;
+	size_t bytes = sizeof(struct lease) + m->key.len + m->value.len + m->name.len;
+	uint32_t ref = arena_alloc(&e->arena, bytes);
+	if (ref == 0)
+		return 0;
+	if (map_insert(&e->leases, hash, ref) != 0) {
+		arena_free(&e->arena, ref, bytes);
+		return 0;
+	}
+	struct lease *l = lease_at(e, ref);
+	uint64_t length_ns = (m->lease_ms + 1) * NS_PER_MS; /* L_mst: masters round up */
+	*l = (struct lease){
+		.token = m->uid.n,
+		.cid = m->uid.cid,
+		.maxn = m->uid.n,
+		.end_ns = e->now.slow_ns + length_ns,
+		.since_ns = e->now.slow_ns,
+		.key_bytes = (uint16_t)m->key.len,
+		.value_bytes = (uint16_t)m->value.len,
+		.name_bytes = (uint8_t)m->name.len,
+		.flags = LEASE_UNCONFIRMED,
+		.node = m->node,
+	};
+	if (m->key.len >= PROBE_PREFIX_BYTES && memcmp(m->key.p, PROBE_PREFIX, PROBE_PREFIX_BYTES) == 0)
+		l->flags |= LEASE_HIDDEN;
+	memcpy(l->data, m->key.p, m->key.len);
+	if (m->value.len > 0)
+		memcpy(l->data + m->key.len, m->value.p, m->value.len);
+	if (m->name.len > 0)
+		memcpy(l->data + m->key.len + m->value.len, m->name.p, m->name.len);
+	count_lease(e, l, 1);
+	/* A promise is looked at after T_promise; the wheel is re-armed lazily to the end. */
+	uint64_t ask_ns = e->now.slow_ns + e->promise_ns;
+	wheel_add(&e->lease_wheel, ref, l->end_ns < ask_ns ? l->end_ns : ask_ns);
+	return ref;
+}
+
+void lease_end(struct engine *e, uint32_t ref)
+{
+	struct lease *l = lease_at(e, ref);
+	uint64_t hash = hash_bytes(lease_key(l));
+	struct map_slot *s = find_slot(e, hash, lease_key(l));
+	CHECK(s != NULL && s->value == ref);
+	tombs_put(&e->tombs, hash, slot_of(e, hash), l->maxn, e->now.slow_ns);
+	map_erase(&e->leases, hash, s);
+	wheel_remove(&e->lease_wheel, ref);
+	promise_drop_answers(e, l);
+	count_lease(e, l, -1);
+	if (l->side != 0)
+		block_dispose(e, l->side, sizeof(struct side));
+	line_wake_ended(e, hash, lease_key(l));
+	block_dispose(e, ref, block_bytes(l));
+}
+
+void lease_confirm(struct engine *e, uint32_t ref)
+{
+	struct lease *l = lease_at(e, ref);
+	promise_drop_answers(e, l);
+	if (!(l->flags & LEASE_UNCONFIRMED))
+		return;
+	count_lease(e, l, -1);
+	l->flags &= (uint8_t) ~(LEASE_UNCONFIRMED | LEASE_ASKED);
+	count_lease(e, l, 1);
+	line_wake_held(e, hash_bytes(lease_key(l)), lease_key(l));
+}
+
+uint32_t lease_set_value(struct engine *e, uint32_t ref, struct bytes value)
+{
+	struct lease *old = lease_at(e, ref);
+	size_t bytes = sizeof *old + old->key_bytes + value.len + old->name_bytes;
+	uint32_t to = arena_alloc(&e->arena, bytes);
+	if (to == 0)
+		return 0;
+	/* Always another block: views of the old value may be among this step's effects. */
+	struct lease *l = lease_at(e, to);
+	memcpy(l, old, sizeof *l + old->key_bytes);
+	if (value.len > 0)
+		memcpy(l->data + l->key_bytes, value.p, value.len);
+	memcpy(l->data + l->key_bytes + value.len, lease_name(old).p, old->name_bytes);
+	l->value_bytes = (uint16_t)value.len;
+	uint64_t hash = hash_bytes(lease_key(l));
+	find_slot(e, hash, lease_key(l))->value = to;
+	wheel_remove(&e->lease_wheel, ref);
+	l->wheel = (struct wheel_link){0};
+	wheel_add(&e->lease_wheel, to, l->end_ns);
+	if (l->probe != 0)
+		e->probes[l->probe - 1].lease = to;
+	block_dispose(e, ref, block_bytes(old));
+	return to;
+}
+
+struct version lease_vb(const struct engine *e, const struct lease *l)
+{
+	if (l->side == 0)
+		return (struct version){l->token, l->cid, 0};
+	return ((struct side *)arena_at(&e->arena, l->side))->vb;
+}
+
+struct version lease_pb(const struct engine *e, const struct lease *l)
+{
+	if (l->side == 0)
+		return (struct version){l->token, l->cid, 0};
+	return ((struct side *)arena_at(&e->arena, l->side))->pb;
+}
+
+struct side *lease_side(struct engine *e, struct lease *l)
+{
+	if (l->side == 0) {
+		uint32_t ref = arena_alloc(&e->arena, sizeof(struct side));
+		if (ref == 0)
+			return NULL;
+		struct side *s = arena_at(&e->arena, ref);
+		struct version first = {l->token, l->cid, 0};
+		*s = (struct side){.vb = first, .pb = first};
+		l->side = ref;
+	}
+	return arena_at(&e->arena, l->side);
+}
+
+void lease_raise_maxn(struct engine *e, uint32_t ref, uint64_t n)
+{
+	struct lease *l = lease_at(e, ref);
+	if (n > l->maxn)
+		l->maxn = n;
+}
+
+uint64_t free_maxn(const struct engine *e, uint64_t hash)
+{
+	uint64_t n = tombs_get(&e->tombs, hash);
+	uint64_t floor = tombs_floor(&e->tombs, slot_of(e, hash));
+	return n > floor ? n : floor;
+}
+
+void leases_tick(struct engine *e)
+{
+	uint32_t ref;
+	while (effects_room(e) && (ref = wheel_pop(&e->lease_wheel, e->now.slow_ns)) != 0) {
+		struct lease *l = lease_at(e, ref);
+		if (e->now.slow_ns >= l->end_ns) {
+			e->stats.expired++;
+			lease_end(e, ref);
+			continue;
+		}
+		uint64_t next_ns = l->end_ns;
+		bool old = e->now.slow_ns - l->since_ns >= e->promise_ns;
+		if (l->flags & LEASE_UNCONFIRMED) {
+			uint64_t ask_ns = old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;
+			next_ns = ask_ns < next_ns ? ask_ns : next_ns;
+		}
+		wheel_add(&e->lease_wheel, ref, next_ns);
+		if ((l->flags & LEASE_UNCONFIRMED) && old)
+			promise_due(e, ref);
+	}
+}

@@ -1,0 +1,345 @@
+/* LOCK: vote and commit in one round (protocol.md 2.6, 2.7), waiting in line, and giving up. */
+#include "core/internal.h"
+
+static void try_list_add(struct engine *e, struct op *op)
+{
+	op->try_next = e->try_head;
+	op->try_prev = 0;
+	if (e->try_head != 0)
+		op_at(e, e->try_head - 1)->try_prev = op->index + 1;
+	e->try_head = op->index + 1;
+}
+
+void try_list_remove(struct engine *e, struct op *op)
+{
+	if (e->try_head != op->index + 1 && op->try_prev == 0)
+		return;
+	if (op->try_prev != 0)
+		op_at(e, op->try_prev - 1)->try_next = op->try_next;
+	else
+		e->try_head = op->try_next;
+	if (op->try_next != 0)
+		op_at(e, op->try_next - 1)->try_prev = op->try_prev;
+	op->try_next = op->try_prev = 0;
+}
+
+static uint64_t wait_until_ns(const struct engine *e, const struct op *op)
+{
+	return op->deadline_ns - e->cfg.op_timeout_ms * NS_PER_MS;
+}
+
+/* How long a majority's promises may take to arrive and still be a lock. A lease too short to be
+ * believed at all is granted with a validity of nothing. */
+static uint64_t lock_window_ns(const struct engine *e, const struct op *op)
+{
+	uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
+	return belief_ns == 0 || belief_ns > e->attempt_ns ? e->attempt_ns : belief_ns;
+}
+
+void lock_start(struct engine *e, struct op *op)
+{
+	if (op->kind == OP_LAG)
+		op->ttl_ms = 2 * e->cfg.attempt_ms < e->cfg.max_lease_ms ? 2 * e->cfg.attempt_ms
+									 : e->cfg.max_lease_ms;
+	const struct line *l = line_find(e, op->hash, op_key(e, op));
+	bool behind = l != NULL && l->lock_head != 0;
+	if (behind && !op->wait && !op->idempotent) {
+		/* Held, or about to be handed to those in line: nobody overtakes them here. */
+		e->stats.refused++;
+		op_finish(e, op, OUT_HELD);
+		return;
+	}
+	if (op->wait && !line_join(e, op, false)) {
+		op_reply(e, op, OUT_LIMIT)->limit = "waiters of this key";
+		op_free(e, op);
+		return;
+	}
+	if (behind && op->wait) {
+		op->state = OPS_LOCK_QUEUED;
+		op_timer(e, op, wait_until_ns(e, op));
+		return;
+	}
+	lock_attempt(e, op);
+}
+
+static void park(struct engine *e, struct op *op, uint64_t look_again_ns)
+{
+	round_reset(e, op);
+	op->round = (op->round + 1) & ROUND_MASK;
+	op->state = OPS_LOCK_PARKED;
+	if (look_again_ns > POLL_MS * NS_PER_MS)
+		look_again_ns = POLL_MS * NS_PER_MS;
+	look_again_ns += prng_below(&e->prng, look_again_ns / 4 + NS_PER_MS);
+	uint64_t due_ns = e->now.fast_ns + look_again_ns, until_ns = wait_until_ns(e, op);
+	op_timer(e, op, due_ns < until_ns ? due_ns : until_ns);
+}
+
+void lock_next_in_line(struct engine *e, struct op *next, const struct op *left)
+{
+	next->state = OPS_LOCK_PARKED;
+	if (left->quorum_seen != 0)
+		park(e, next, left->ttl_ms * NS_PER_MS); /* held now: no need to try */
+	else
+		op_run_later(e, next);
+}
+
+void lock_attempt(struct engine *e, struct op *op)
+{
+	uint16_t mask = masters_reachable(e);
+	if (count_bits(mask) < e->majority) {
+		if (op->in_queue && op->sent)
+			park(e, op, POLL_MS * NS_PER_MS);
+		else
+			op_finish(e, op, OUT_NOQUORUM);
+		return;
+	}
+	op->state = OPS_LOCK_TRY;
+	op->attempts += op->attempts < UINT8_MAX;
+	op->t0_ns = e->now.fast_ns;
+	op->t0_slow_ns = e->now.slow_ns;
+	op->uid = (struct ballot){ballot_next(e), e->cfg.cid};
+	struct msg m = {
+		.type = MSG_TRYLOCK,
+		.uid = op->uid,
+		.prev = op->prev,
+		.lease_ms = op->ttl_ms,
+		.node = e->cfg.self,
+		.flags = MSG_HAS_VALUE,
+		.value = op_value(e, op),
+		.name = op_client(e, op),
+	};
+	try_list_add(e, op);
+	round_begin(e, op, &m, mask);
+	round_self(e, op, &m, op->t0_ns + lock_window_ns(e, op));
+}
+
+static void tell_confirm(struct engine *e, const struct op *op)
+{
+	struct msg m = {
+		.type = MSG_CONFIRM, .slot = op->slot, .key = op_key(e, op), .uid = op->uid};
+	send_masters(e, e->links_up, &m);
+	uint32_t ref = lease_find(e, op->hash, m.key);
+	if (ref == 0 || !ballot_eq(lease_uid(lease_at(e, ref)), op->uid))
+		return;
+	lease_confirm(e, ref);
+	lease_at(e, ref)->flags |= LEASE_STICKY;
+}
+
+static void grant(struct engine *e, struct op *op, unsigned votes)
+{
+	try_list_remove(e, op);
+	round_rtt(e, op);
+	tell_confirm(e, op);
+	op->quorum_seen = (uint8_t)votes;
+	if (op->kind == OP_LAG) {
+		release_send(e, op, op->uid, (struct version){0});
+		return;
+	}
+	e->stats.granted++;
+	struct result *r = op_reply(e, op, OUT_OK);
+	uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
+	/* Belief counts from the client's request; the wait here is a lower bound of that. */
+	uint64_t waited_ns = less_drift(e, op->t0_slow_ns - op->asked_slow_ns);
+	r->token = op->uid.n;
+	r->valid_ms = belief_ns == 0 ? 0 : (waited_ns + belief_ns) / NS_PER_MS;
+	r->votes = r->commits = (uint8_t)votes;
+	op_free(e, op);
+}
+
+/* Tell the masters that may have granted @uid that it is not wanted. */
+static void abort_attempt(struct engine *e, struct op *op, struct ballot uid, uint16_t mask)
+{
+	if (mask == 0)
+		return;
+	e->stats.aborts++;
+	aborted_remember(e, uid.n, op->ttl_ms);
+	struct msg m = {.type = MSG_ABORT, .slot = op->slot, .key = op_key(e, op), .uid = uid};
+	send_masters(e, mask, &m);
+	struct msg reply;
+	if (e->self_index != NO_MASTER && (mask & (1u << e->self_index)))
+		(void)master_handle(e, &m, &reply);
+}
+
+static bool is_refusal(uint8_t verdict)
+{
+	return verdict == VERDICT_HELD || verdict == VERDICT_STALE || verdict == VERDICT_SHADOW;
+}
+
+/* Masters that acknowledged or are silent. */
+static uint16_t may_hold(const struct engine *e, const struct op *op)
+{
+	uint16_t mask = op->asked;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++)
+		if (op->answers[i].verdict != 0 && op->answers[i].verdict != VERDICT_ACK)
+			mask &= (uint16_t) ~(1u << i);
+	return mask;
+}
+
+struct failure {
+	unsigned refused, held_confirmed, limit;
+	bool stale;
+	bool held_by_one; /* one confirmed instance on a blocking set */
+	uint64_t remaining_ns;
+};
+
+static struct failure explain(struct engine *e, const struct op *op)
+{
+	struct failure f = {.limit = round_count(e, op, VERDICT_LIMIT)};
+	struct ballot uid;
+	unsigned best = round_best_uid(e, op, VERDICT_HELD, &uid);
+	bool confirmed = false;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
+		const struct answer *a = &op->answers[i];
+		f.refused += is_refusal(a->verdict);
+		if (a->verdict == VERDICT_STALE) {
+			f.stale = true;
+			ballot_merge(e, a->n);
+		}
+		if (a->verdict != VERDICT_HELD)
+			continue;
+		if (!(a->flags & MSG_UNCONFIRMED)) {
+			f.held_confirmed++;
+			confirmed = confirmed || ballot_eq(a->uid, uid);
+		}
+		if (ballot_eq(a->uid, uid) && a->remaining_ns > f.remaining_ns)
+			f.remaining_ns = a->remaining_ns;
+	}
+	f.held_by_one = confirmed && best >= e->blocking;
+	return f;
+}
+
+/* First reachable master in rendezvous order: who it promised keeps the seat in a split vote. It
+ * only breaks ties; safety never depends on it. */
+static unsigned home_of(const struct engine *e, const struct op *op)
+{
+	unsigned best = 0;
+	uint64_t best_score = 0;
+	uint16_t mask = masters_reachable(e);
+	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
+		uint64_t score = hash_mix(op->hash, e->cfg.masters[i]);
+		if ((mask & (1u << i)) && score >= best_score) {
+			best = i;
+			best_score = score;
+		}
+	}
+	return best;
+}
+
+static void give_up(struct engine *e, struct op *op, enum outcome outcome)
+{
+	if (outcome == OUT_HELD || outcome == OUT_BUSY)
+		e->stats.refused++;
+	op_finish(e, op, outcome);
+}
+
+static bool free_here(struct engine *e, const struct op *op)
+{
+	return e->self_index != NO_MASTER && e->status == NODE_ACTIVE &&
+		lease_find(e, op->hash, op_key(e, op)) == 0;
+}
+
+static void held(struct engine *e, struct op *op, const struct failure *f)
+{
+	if (op->idempotent) {
+		op->adopting = true;
+		extend_start(e, op);
+	} else if (!op->wait || e->now.fast_ns >= wait_until_ns(e, op)) {
+		give_up(e, op, OUT_HELD);
+	} else if (free_here(e, op)) {
+		/* Its end was here before its refusal: there will be no wake-up any more. */
+		op->state = OPS_LOCK_BACKOFF;
+		op_retry_later(e, op);
+	} else {
+		park(e, op, f->remaining_ns);
+	}
+}
+
+static void try_again(struct engine *e, struct op *op, const struct failure *f)
+{
+	bool keeps_seat = op->answers[home_of(e, op)].verdict == VERDICT_ACK;
+	if (f->stale || keeps_seat) {
+		op->prev = op->uid;
+		aborted_remember(e, op->uid.n, op->ttl_ms);
+	} else {
+		abort_attempt(e, op, op->uid, may_hold(e, op));
+		op->prev = (struct ballot){0};
+	}
+	if (f->stale && op->attempts < 8) {
+		e->stats.retries++;
+		lock_attempt(e, op); /* the clock has learnt: nothing to wait for */
+		return;
+	}
+	op->state = OPS_LOCK_BACKOFF;
+	op_retry_later(e, op);
+}
+
+static void failed(struct engine *e, struct op *op)
+{
+	try_list_remove(e, op);
+	struct failure f = explain(e, op);
+	if (f.held_confirmed >= e->blocking)
+		op->refusal = OUT_HELD;
+	else if (f.refused >= e->blocking)
+		op->refusal = OUT_BUSY;
+	else
+		op->refusal = OUT_NOQUORUM;
+
+	uint64_t end_ns = op->wait ? wait_until_ns(e, op) : op->deadline_ns;
+	if (f.limit >= e->blocking || f.held_by_one || e->now.fast_ns >= end_ns) {
+		abort_attempt(e, op, op->uid, may_hold(e, op));
+		op->prev = (struct ballot){0};
+		if (f.limit >= e->blocking)
+			give_up(e, op, OUT_LIMIT);
+		else if (f.held_by_one)
+			held(e, op, &f);
+		else
+			give_up(e, op, (enum outcome)op->refusal);
+		return;
+	}
+	try_again(e, op, &f);
+}
+
+void lock_answered(struct engine *e, struct op *op)
+{
+	unsigned votes = round_count(e, op, VERDICT_ACK);
+	bool in_window = e->now.fast_ns - op->t0_ns < lock_window_ns(e, op);
+	if (votes >= e->majority && in_window)
+		grant(e, op, votes);
+	else if (!in_window || votes + round_outstanding(op) < e->majority)
+		failed(e, op);
+}
+
+static void stop_waiting(struct engine *e, struct op *op)
+{
+	if (op->prev.n != 0)
+		abort_attempt(e, op, op->prev, masters_reachable(e));
+	give_up(e, op, op->state == OPS_LOCK_QUEUED ? OUT_HELD : (enum outcome)op->refusal);
+}
+
+void lock_timer(struct engine *e, struct op *op)
+{
+	uint64_t end_ns = op->wait ? wait_until_ns(e, op) : op->deadline_ns;
+	if (op->state == OPS_LOCK_TRY)
+		failed(e, op);
+	else if (e->now.fast_ns >= end_ns)
+		stop_waiting(e, op);
+	else
+		lock_attempt(e, op);
+}
+
+void lock_adopted(struct engine *e, struct op *op, enum outcome outcome)
+{
+	op->adopting = false;
+	struct failure f = {.remaining_ns = POLL_MS * NS_PER_MS};
+	if (outcome == OUT_NOTFOUND && e->now.fast_ns < op->deadline_ns) {
+		op->state = OPS_LOCK_BACKOFF; /* it ended meanwhile */
+		op_retry_later(e, op);
+	} else if (outcome == OUT_NOTOWNER || outcome == OUT_NOTFOUND) {
+		if (op->wait && e->now.fast_ns < wait_until_ns(e, op))
+			park(e, op, f.remaining_ns);
+		else
+			give_up(e, op, OUT_HELD);
+	} else {
+		give_up(e, op, OUT_NOQUORUM);
+	}
+}

@@ -1,0 +1,289 @@
+/* The voter: one handler per request of protocol.md 2.5. Nothing here looks at what this node
+ * coordinates itself; a local request comes through the same door as a remote one. */
+#include "core/internal.h"
+
+/* Raise what is known of the key without granting anything: refusals and releases bind. */
+static void seal(struct engine *e, uint64_t hash, uint32_t ref, uint64_t n)
+{
+	if (ref != 0)
+		lease_raise_maxn(e, ref, n);
+	else if (n > free_maxn(e, hash))
+		tombs_put(&e->tombs, hash, slot_of(e, hash), n, e->now.slow_ns);
+}
+
+static void tell_instance(const struct engine *e, const struct lease *l, struct msg *reply)
+{
+	reply->uid = lease_uid(l);
+	reply->remaining_ns = l->end_ns - e->now.slow_ns;
+	reply->flags |= l->flags & LEASE_UNCONFIRMED ? MSG_UNCONFIRMED : 0;
+}
+
+static void tell_value(const struct engine *e, const struct lease *l, struct msg *reply)
+{
+	tell_instance(e, l, reply);
+	reply->b = lease_vb(e, l);
+	reply->value = lease_value(l);
+	reply->name = lease_name(l);
+	reply->node = l->node;
+	reply->held_ns = e->now.slow_ns - l->since_ns;
+	reply->flags |= MSG_HAS_VALUE;
+}
+
+/* Remove the attempt that @m replaces, if it is still only a promise. */
+static uint32_t remove_previous(struct engine *e, uint32_t ref, const struct msg *m, struct msg *reply)
+{
+	struct lease *l = lease_at(e, ref);
+	if (m->prev.n == 0 || !ballot_eq(lease_uid(l), m->prev))
+		return ref;
+	if (!(l->flags & LEASE_UNCONFIRMED) && !(m->flags & MSG_PREV_RELEASED))
+		return ref;
+	lease_end(e, ref);
+	reply->flags |= MSG_PREV_REMOVED;
+	return 0;
+}
+
+static bool on_trylock(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+{
+	uint32_t ref = lease_find(e, hash, m->key);
+	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
+		reply->verdict = VERDICT_ACK; /* a duplicate; its end stays what it was */
+		return true;
+	}
+	if (m->lease_ms > e->cfg.max_lease_ms) {
+		reply->verdict = VERDICT_LIMIT;
+		return true;
+	}
+	if (ref != 0)
+		ref = remove_previous(e, ref, m, reply);
+	if (ref != 0) {
+		lease_raise_maxn(e, ref, m->uid.n);
+		reply->verdict = VERDICT_HELD;
+		tell_instance(e, lease_at(e, ref), reply);
+		return ballot_cover(e, m->uid.n);
+	}
+	uint64_t maxn = free_maxn(e, hash);
+	if (m->uid.n <= maxn) {
+		reply->verdict = VERDICT_STALE;
+		reply->n = maxn;
+		e->stats.stale++;
+		return true;
+	}
+	if (!ballot_cover(e, m->uid.n)) {
+		reply->verdict = VERDICT_CEIL;
+		return true;
+	}
+	reply->verdict = lease_new(e, hash, m) != 0 ? VERDICT_ACK : VERDICT_LIMIT;
+	return true;
+}
+
+static bool on_release(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+{
+	uint32_t ref = lease_find(e, hash, m->key);
+	reply->verdict = VERDICT_ACK;
+	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
+		const struct lease *l = lease_at(e, ref);
+		if (m->b.n != 0 && version_cmp(lease_pb(e, l), m->b) != 0) {
+			reply->verdict = VERDICT_PROMISED;
+			return true;
+		}
+		lease_end(e, ref);
+		reply->flags |= MSG_WAS_LIVE;
+		ref = 0;
+	}
+	seal(e, hash, ref, m->uid.n);
+	return ballot_cover(e, m->uid.n);
+}
+
+static bool on_abort(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+{
+	uint32_t ref = lease_find(e, hash, m->key);
+	reply->verdict = VERDICT_ACK;
+	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
+		/* An EXTEND by value may have adopted the attempt: then it is somebody's lock. */
+		if (lease_at(e, ref)->flags & LEASE_UNCONFIRMED) {
+			lease_end(e, ref);
+			reply->flags |= MSG_WAS_LIVE;
+			ref = 0;
+		} else {
+			reply->verdict = VERDICT_CONFIRMED;
+		}
+	}
+	seal(e, hash, ref, m->uid.n);
+	return ballot_cover(e, m->uid.n);
+}
+
+static bool extend_matches(const struct lease *l, const struct msg *m, struct msg *reply)
+{
+	if ((m->uid.n != 0 && !ballot_eq(m->uid, lease_uid(l))) || (m->n != 0 && m->n != l->token)) {
+		reply->verdict = VERDICT_OTHER;
+		return false;
+	}
+	if ((m->flags & MSG_HAS_VALUE) && !bytes_eq(m->value, lease_value(l))) {
+		reply->verdict = VERDICT_MISMATCH;
+		return false;
+	}
+	return true;
+}
+
+static void prolong(struct engine *e, struct lease *l, uint32_t lease_ms)
+{
+	uint64_t end_ns = e->now.slow_ns + (lease_ms + 1) * NS_PER_MS;
+	if (end_ns > l->end_ns)
+		l->end_ns = end_ns; /* the wheel finds out when it comes by */
+}
+
+static bool on_extend(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+{
+	uint32_t ref = lease_find(e, hash, m->key);
+	if (m->lease_ms > e->cfg.max_lease_ms) {
+		reply->verdict = VERDICT_LIMIT;
+		return true;
+	}
+	if (ref == 0) {
+		reply->verdict = VERDICT_ABSENT; /* an EXTEND never installs (protocol.md 0) */
+		return true;
+	}
+	struct lease *l = lease_at(e, ref);
+	if (extend_matches(l, m, reply)) {
+		prolong(e, l, m->lease_ms);
+		lease_confirm(e, ref);
+		reply->verdict = VERDICT_ACK;
+	}
+	tell_instance(e, l, reply);
+	reply->b = lease_vb(e, l);
+	return true;
+}
+
+static bool on_prepare(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+{
+	uint32_t ref = lease_find(e, hash, m->key);
+	if (ref == 0) {
+		reply->verdict = VERDICT_ABSENT;
+		return true;
+	}
+	struct lease *l = lease_at(e, ref);
+	struct version pb = lease_pb(e, l);
+	if (version_cmp(m->b, pb) <= 0) {
+		reply->verdict = VERDICT_HIGHER;
+		reply->b = pb;
+		reply->n = pb.n;
+		return true;
+	}
+	struct side *side = lease_side(e, l);
+	if (side == NULL) {
+		reply->verdict = VERDICT_LIMIT;
+		return true;
+	}
+	uint64_t patience_ns = 3 * e->rtt_ns;
+	if (patience_ns > PROMISE_CAP_MS * NS_PER_MS)
+		patience_ns = PROMISE_CAP_MS * NS_PER_MS;
+	if (pb.cid != m->b.cid && version_cmp(pb, side->vb) > 0 &&
+		e->now.slow_ns - side->pb_ns < patience_ns) {
+		reply->verdict = VERDICT_BUSY; /* contention control only */
+		return true;
+	}
+	side->pb = m->b;
+	side->pb_ns = e->now.slow_ns;
+	l->flags &= (uint8_t)~LEASE_STICKY;
+	reply->verdict = VERDICT_PROMISE;
+	reply->op_id = side->last_op;
+	tell_value(e, l, reply);
+	return true;
+}
+
+static bool on_accept(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+{
+	uint32_t ref = lease_find(e, hash, m->key);
+	if (ref == 0 || !ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
+		reply->verdict = VERDICT_ABSENT;
+		return true;
+	}
+	struct lease *l = lease_at(e, ref);
+	struct version pb = lease_pb(e, l), vb = lease_vb(e, l);
+	/* The sticky coordinator writes under the ballot it was promised with: only seq moves. */
+	if (version_cmp(m->b, pb) < 0 || version_cmp(m->b, vb) <= 0) {
+		reply->verdict = VERDICT_HIGHER;
+		reply->b = pb;
+		reply->n = pb.n;
+		return true;
+	}
+	struct side *side = m->lease_ms <= e->cfg.max_lease_ms ? lease_side(e, l) : NULL;
+	uint32_t moved = side == NULL ? 0 : lease_set_value(e, ref, m->value);
+	if (moved == 0) {
+		reply->verdict = VERDICT_LIMIT;
+		return true;
+	}
+	l = lease_at(e, moved);
+	side->vb = side->pb = m->b;
+	side->last_op = m->op_id;
+	if (m->lease_ms != 0)
+		prolong(e, l, m->lease_ms);
+	lease_confirm(e, moved);
+	reply->verdict = VERDICT_ACK;
+	tell_instance(e, l, reply);
+	return true;
+}
+
+static bool on_read(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+{
+	uint32_t ref = lease_find(e, hash, m->key);
+	if (m->n != 0) {
+		seal(e, hash, ref, m->n);
+		if (!ballot_cover(e, m->n))
+			return false;
+	}
+	if (ref != 0) {
+		reply->verdict = VERDICT_LIVE;
+		tell_value(e, lease_at(e, ref), reply);
+		reply->n = lease_at(e, ref)->maxn;
+		return true;
+	}
+	reply->verdict = VERDICT_FREE;
+	/* "None" means: nothing of it for T_tomb at least. After an early fold nobody can say that,
+	 * so the floor is told, and the reader has to seal. */
+	bool never = tombs_get(&e->tombs, hash) == 0 && m->n == 0 &&
+		!tombs_forgot_early(&e->tombs, e->now.slow_ns);
+	reply->n = never ? 0 : free_maxn(e, hash);
+	return true;
+}
+
+bool master_handle(struct engine *e, const struct msg *m, struct msg *reply)
+{
+	*reply = (struct msg){
+		.type = MSG_REPLY, .req_type = m->type, .slot = m->slot, .req = m->req};
+	ballot_merge(e, m->uid.n);
+	ballot_merge(e, m->b.n);
+	ballot_merge(e, m->n);
+	if (e->status != NODE_ACTIVE) {
+		reply->verdict = VERDICT_RESYNC;
+		return true;
+	}
+	uint64_t hash = hash_bytes(m->key);
+	switch (m->type) {
+	case MSG_TRYLOCK:
+		return on_trylock(e, hash, m, reply);
+	case MSG_RELEASE:
+		return on_release(e, hash, m, reply);
+	case MSG_ABORT:
+		return on_abort(e, hash, m, reply);
+	case MSG_EXTEND:
+		return on_extend(e, hash, m, reply);
+	case MSG_PREPARE:
+		return on_prepare(e, hash, m, reply);
+	case MSG_ACCEPT:
+		return on_accept(e, hash, m, reply);
+	case MSG_READ:
+		return on_read(e, hash, m, reply);
+	default:
+		return false;
+	}
+}
+
+void master_confirm(struct engine *e, const struct msg *m)
+{
+	if (e->status != NODE_ACTIVE)
+		return;
+	uint32_t ref = lease_find(e, hash_bytes(m->key), m->key);
+	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid))
+		lease_confirm(e, ref);
+}

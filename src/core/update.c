@@ -1,0 +1,234 @@
+/* UPDATE, and the two rounds PREPARE/ACCEPT that it shares with RELEASE by value and with the
+ * healing of half-done updates: CASPaxos within one lock instance (protocol.md 2.6, 2.7). */
+#include "core/internal.h"
+
+static void goal_failed(struct engine *e, struct op *op, enum outcome outcome)
+{
+	if (op->adopting)
+		lock_adopted(e, op, outcome);
+	else if (op->kind == OP_READ_QUORUM)
+		op_finish(e, op, OUT_NOQUORUM);
+	else
+		op_finish(e, op, op->maybe ? OUT_UNKNOWN : outcome);
+}
+
+static bool token_matches(const struct op *op, uint64_t token)
+{
+	return !op->has_token || op->token == token;
+}
+
+static struct bytes answer_value(const struct engine *e, const struct answer *a)
+{
+	return a->block == 0 ? (struct bytes){0}
+			     : bytes_of(arena_at(&e->arena, a->block), a->value_bytes);
+}
+
+static void accept_start(struct engine *e, struct op *op, enum accept_kind kind, struct bytes value,
+	uint64_t op_id)
+{
+	op->state = OPS_ACCEPT;
+	op->accept = (uint8_t)kind;
+	if (kind != ACCEPT_IDENTITY)
+		op->maybe = true;
+	struct msg m = {
+		.type = MSG_ACCEPT,
+		.uid = op->uid,
+		.b = op->b,
+		.op_id = op_id,
+		.flags = MSG_HAS_VALUE,
+		.value = value,
+		.lease_ms = kind != ACCEPT_IDENTITY && op->has_ttl ? op->ttl_ms : 0,
+	};
+	round_begin(e, op, &m, masters_reachable(e));
+	/* PREPARE and ACCEPT together live in one window (protocol.md 2.1, T_att). */
+	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
+}
+
+void update_start(struct engine *e, struct op *op)
+{
+	op->op_id = prng_next(&e->prng) | 1;
+	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
+	struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
+	bool sticky = l != NULL && (l->flags & LEASE_STICKY) && token_matches(op, l->token) &&
+		bytes_eq(lease_value(l), op_value(e, op)) &&
+		count_bits(masters_reachable(e)) >= e->majority;
+	if (!sticky) {
+		prepare_start(e, op, GOAL_UPDATE);
+		return;
+	}
+	/* Until the outcome is known nobody else may build on this ballot. */
+	l->flags &= (uint8_t)~LEASE_STICKY;
+	op->goal = GOAL_UPDATE;
+	op->uid = lease_uid(l);
+	op->b = lease_pb(e, l);
+	op->b.seq++;
+	op->t0_ns = e->now.fast_ns;
+	accept_start(e, op, ACCEPT_NEW, op_new_value(e, op), op->op_id);
+}
+
+void prepare_start(struct engine *e, struct op *op, enum prepare_goal goal)
+{
+	uint16_t mask = masters_reachable(e);
+	op->goal = (uint8_t)goal;
+	if (count_bits(mask) < e->majority) {
+		goal_failed(e, op, OUT_NOQUORUM);
+		return;
+	}
+	op->state = OPS_PREPARE;
+	op->t0_ns = e->now.fast_ns;
+	op->b = (struct version){ballot_next(e), e->cfg.cid, 0};
+	struct msg m = {.type = MSG_PREPARE, .b = op->b};
+	round_begin(e, op, &m, mask);
+	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
+}
+
+static const struct answer *highest_promise(const struct engine *e, const struct op *op,
+	unsigned *ret_same)
+{
+	const struct answer *best = NULL;
+	*ret_same = 0;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
+		const struct answer *a = &op->answers[i];
+		if (a->verdict != VERDICT_PROMISE || !ballot_eq(a->uid, op->uid))
+			continue;
+		int order = best == NULL ? 1 : version_cmp(a->b, best->b);
+		if (order > 0) {
+			best = a;
+			*ret_same = 0;
+		}
+		*ret_same += order >= 0;
+	}
+	return best;
+}
+
+/* What is there is not what the caller expects. It may only be said of a decided value. */
+static void mismatch(struct engine *e, struct op *op, const struct answer *a, unsigned same)
+{
+	if (same < e->majority)
+		accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id);
+	else
+		goal_failed(e, op, OUT_NOTOWNER);
+}
+
+static void prepared_update(struct engine *e, struct op *op, const struct answer *a, unsigned same)
+{
+	struct bytes value = answer_value(e, a);
+	bool token_ok = token_matches(op, a->uid.n);
+	bool mine = op->maybe && a->op_id == op->op_id;
+	bool repeated = op->has_token && token_ok && bytes_eq(value, op_new_value(e, op));
+	if (mine || (repeated && !bytes_eq(value, op_value(e, op))))
+		accept_start(e, op, ACCEPT_OWN, value, a->op_id);
+	else if (token_ok && bytes_eq(value, op_value(e, op)))
+		accept_start(e, op, ACCEPT_NEW, op_new_value(e, op), op->op_id);
+	else
+		mismatch(e, op, a, same);
+}
+
+static void prepared(struct engine *e, struct op *op, struct ballot uid)
+{
+	unsigned same;
+	op->uid = uid;
+	const struct answer *a = highest_promise(e, op, &same);
+	round_rtt(e, op);
+	switch ((enum prepare_goal)op->goal) {
+	case GOAL_UPDATE:
+		prepared_update(e, op, a, same);
+		break;
+	case GOAL_RELEASE:
+		if (!token_matches(op, uid.n) || !bytes_eq(answer_value(e, a), op_value(e, op)))
+			mismatch(e, op, a, same);
+		else if (same < e->majority)
+			accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id);
+		else
+			release_send(e, op, uid, op->b);
+		break;
+	case GOAL_EXTEND:
+	case GOAL_READ:
+		accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id);
+		break;
+	}
+}
+
+static void merge_higher(struct engine *e, const struct op *op)
+{
+	for (unsigned i = 0; i < e->cfg.n_masters; i++)
+		if (op->answers[i].verdict == VERDICT_HIGHER)
+			ballot_merge(e, op->answers[i].b.n);
+}
+
+static void absent(struct engine *e, struct op *op)
+{
+	if (op->goal == GOAL_READ)
+		op_retry_later(e, op);
+	else if (op->goal == GOAL_RELEASE && op->was_live)
+		op_finish(e, op, OUT_OK);
+	else
+		goal_failed(e, op, OUT_NOTFOUND);
+}
+
+/* A majority cannot be had in this round any more. */
+static void round_lost(struct engine *e, struct op *op)
+{
+	merge_higher(e, op);
+	bool contended = round_count(e, op, VERDICT_HIGHER) + round_count(e, op, VERDICT_BUSY) > 0 ||
+		round_count(e, op, VERDICT_PROMISE) > 0;
+	if (round_count(e, op, VERDICT_ABSENT) >= e->blocking)
+		absent(e, op);
+	else if (round_count(e, op, VERDICT_LIMIT) >= e->blocking)
+		goal_failed(e, op, OUT_LIMIT);
+	else if (e->now.fast_ns < op->deadline_ns && contended)
+		op_retry_later(e, op);
+	else if (round_outstanding(op) == 0)
+		goal_failed(e, op, contended ? OUT_BUSY : OUT_UNKNOWN);
+}
+
+void prepare_answered(struct engine *e, struct op *op)
+{
+	struct ballot uid = {0};
+	unsigned promises = round_best_uid(e, op, VERDICT_PROMISE, &uid);
+	if (promises >= e->majority && round_in_window(e, op))
+		prepared(e, op, uid);
+	else if (promises + round_outstanding(op) < e->majority)
+		round_lost(e, op);
+}
+
+static void accepted(struct engine *e, struct op *op, unsigned acks)
+{
+	uint64_t remaining_ns = UINT64_MAX;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++)
+		if (op->answers[i].verdict == VERDICT_ACK && op->answers[i].remaining_ns < remaining_ns)
+			remaining_ns = op->answers[i].remaining_ns;
+	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
+	if (ref != 0 && version_cmp(lease_vb(e, lease_at(e, ref)), op->b) == 0 &&
+		version_cmp(lease_pb(e, lease_at(e, ref)), op->b) == 0)
+		lease_at(e, ref)->flags |= LEASE_STICKY;
+	if (op->accept == ACCEPT_IDENTITY) {
+		if (op->goal == GOAL_EXTEND)
+			extend_start(e, op);
+		else if (op->goal == GOAL_READ)
+			read_start(e, op);
+		else
+			prepare_start(e, op, (enum prepare_goal)op->goal); /* now it is decided */
+		return;
+	}
+	e->stats.updated++;
+	struct result *r = op_reply(e, op, OUT_OK);
+	r->token = op->uid.n;
+	r->valid_ms = lease_holder_ns(e, remaining_ns) / NS_PER_MS;
+	r->votes = r->commits = (uint8_t)acks;
+	op_free(e, op);
+}
+
+void accept_answered(struct engine *e, struct op *op)
+{
+	unsigned acks = round_count(e, op, VERDICT_ACK);
+	if (acks >= e->majority && round_in_window(e, op))
+		accepted(e, op, acks);
+	else if (acks + round_outstanding(op) < e->majority)
+		round_lost(e, op);
+}
+
+void prepare_timeout(struct engine *e, struct op *op)
+{
+	goal_failed(e, op, OUT_UNKNOWN);
+}

@@ -1,0 +1,323 @@
+/* The control thread: signals, peer handshakes, the state file, when this node may vote, the end. */
+#include "node/internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/log.h"
+
+#define MS  UINT64_C(1000000)
+#define SEC UINT64_C(1000000000)
+
+enum {
+	DRAIN_MS = 1500,  /* then threads end whatever is left; the whole stop takes at most 2 s */
+	STOP_MS = 1900,
+	RETRY_MS = 1000,  /* after a failed write of the state file */
+	REPORT_MS = 10000,
+	/* A first boot votes at once, but hears its peers first where they are there: one that has
+	 * seen this id before says so in its first answer. */
+	FIRST_BOOT_MS = 1000,
+	MAIL_PER_TURN = 1024,
+	POLL_SIGNALS = 0,
+	POLL_WAKE = 1,
+	POLL_PEERING = 2,
+	POLL_MAX = POLL_PEERING + PEERING_POLL_MAX,
+};
+
+static struct clocks clocks(struct node *n)
+{
+	struct clocks now;
+	io_clock_read(&n->clock, &now);
+	return now;
+}
+
+static void tell_all(struct node *n, uint16_t type, const void *body, size_t bytes)
+{
+	for (unsigned i = 0; i < n->cfg.threads; i++) {
+		void *to = mailbox_put(n->mail, i, type, bytes);
+		if (bytes != 0)
+			memcpy(to, body, bytes);
+	}
+}
+
+static void tell_status(struct node *n, enum node_status status, uint64_t floor_n, uint64_t until_mclk)
+{
+	struct mail_status m = {.status = (uint8_t)status, .floor_n = floor_n, .until_mclk = until_mclk};
+	n->self.status = (uint8_t)status;
+	tell_all(n, MAIL_STATUS, &m, sizeof m);
+}
+
+/* ---- the ballot ceiling ---- */
+
+/* Make @ceiling_n durable and tell the shards; false: not now, retry_at says when again. The
+ * shards hear of nothing that is not on disk. */
+static bool raise_ceiling(struct node *n, uint64_t ceiling_n, uint64_t now_mclk)
+{
+	if (n->has_file && ceiling_n > n->durable_n) {
+		if (now_mclk < n->retry_at)
+			return false;
+		struct state s = n->state;
+		s.ceiling_n = ceiling_n;
+		int r = state_file_write(&n->file, &s);
+		if (r != 0) {
+			n->retry_at = now_mclk + RETRY_MS * MS;
+			if (n->failure_said_at == 0 || now_mclk - n->failure_said_at >= REPORT_MS * MS) {
+				n->failure_said_at = now_mclk;
+				log_error("cannot write %s: %s; trying every second, new locks wait for it",
+					n->file.path, strerror(-r));
+			}
+			return false;
+		}
+		if (n->failure_said_at != 0)
+			log_info("%s is written again", n->file.path);
+		n->failure_said_at = 0;
+		n->state = s;
+		n->durable_n = ceiling_n;
+	}
+	tell_all(n, MAIL_CEILING, &n->durable_n, sizeof n->durable_n);
+	return true;
+}
+
+static uint64_t above(uint64_t n)
+{
+	return n < BALLOT_MAX - CEILING_STEP_N ? n + CEILING_STEP_N : BALLOT_MAX;
+}
+
+static void serve_ceiling(struct node *n, uint64_t now_mclk)
+{
+	if (n->asked_n == 0)
+		return;
+	uint64_t want = above(node_wall_n());
+	if (want < n->asked_n)
+		want = n->asked_n;
+	if (raise_ceiling(n, want < BALLOT_MAX ? want : BALLOT_MAX, now_mclk))
+		n->asked_n = 0;
+}
+
+/* ---- when to vote ---- */
+
+static bool all_masters_heard(const struct node *n)
+{
+	for (unsigned i = 0; i < n->self.n_masters; i++)
+		if (n->self.masters[i] != n->self.node && n->self.seen_inc[n->self.masters[i]] == 0)
+			return false;
+	return true;
+}
+
+/* protocol.md 2.8, fallback: nothing at or below the floor is granted, and the ceiling is durable
+ * above it before the first vote. */
+static void begin_to_vote(struct node *n, uint64_t now_mclk)
+{
+	uint64_t floor_n = 0;
+	if (!n->self.first_boot) {
+		floor_n = n->file_loaded ? n->loaded_ceiling_n : node_wall_n();
+		uint64_t wall_n = node_wall_n();
+		if (!raise_ceiling(n, above(floor_n > wall_n ? floor_n : wall_n), now_mclk))
+			return;
+		if (!n->file_loaded)
+			log_warn("no state file tells the last ballot: tokens go on from the wall clock, %llu",
+				(unsigned long long)floor_n);
+	}
+	tell_status(n, NODE_ACTIVE, floor_n, 0);
+	n->voting = true;
+	log_info("active: this node votes%s", n->self.first_boot ? " (first boot)" : "");
+}
+
+static void report_quarantine(struct node *n, const struct clocks *now)
+{
+	uint64_t left = n->vote_at_slow - now->slow;
+	n->report_at = now->mclk + REPORT_MS * MS;
+	tell_status(n, NODE_QUARANTINE, 0, now->mclk + left);
+	if (!n->self.first_boot)
+		log_info("quarantine: this node coordinates, and votes in %llu s",
+			(unsigned long long)((left + SEC - 1) / SEC));
+}
+
+static void serve_status(struct node *n, const struct clocks *now)
+{
+	if (!n->cfg.is_master || n->voting)
+		return;
+	bool over = now->slow >= n->vote_at_slow || (n->self.first_boot && all_masters_heard(n));
+	if (over)
+		begin_to_vote(n, now->mclk);
+	else if (now->mclk >= n->report_at)
+		report_quarantine(n, now);
+}
+
+void control_init(struct node *n)
+{
+	struct clocks now = clocks(n);
+	n->vote_at_slow = now.slow +
+		(n->self.first_boot ? FIRST_BOOT_MS * MS : config_quarantine_ns(&n->cfg));
+	n->self.status = NODE_QUARANTINE;
+	if (!n->cfg.is_master) {
+		log_info("not one of the masters: this node coordinates and does not vote");
+		tell_status(n, NODE_NONMEMBER, 0, 0);
+	}
+}
+
+/* ---- mail ---- */
+
+static void adopt(void *arg, const struct mail_adopt *link)
+{
+	struct node *n = arg;
+	CHECK(link->link_index < n->cfg.threads);
+	memcpy(mailbox_put(n->mail, link->link_index, MAIL_ADOPT, sizeof *link), link, sizeof *link);
+}
+
+static void fatal(void *arg, const char *reason)
+{
+	struct node *n = arg;
+	log_error("stopping: %s", reason);
+	n->done = true;
+	n->exit_status = 1;
+}
+
+struct peering_hooks control_hooks(struct node *n)
+{
+	return (struct peering_hooks){.arg = n, .adopt = adopt, .fatal = fatal};
+}
+
+static void take_mail(struct node *n)
+{
+	unsigned from = 0;
+	uint16_t type = 0;
+	size_t bytes = 0;
+	const void *body = NULL;
+	for (unsigned i = 0; i < MAIL_PER_TURN; i++) {
+		body = mailbox_next(n->mail, &from, &type, &bytes);
+		if (body == NULL)
+			return;
+		if (type == MAIL_RAISE_CEILING) {
+			uint64_t asked = 0;
+			CHECK(bytes == sizeof asked);
+			memcpy(&asked, body, sizeof asked);
+			if (asked > n->asked_n)
+				n->asked_n = asked;
+		} else if (type == MAIL_LINK_DOWN) {
+			struct mail_link link;
+			CHECK(bytes == sizeof link);
+			memcpy(&link, body, sizeof link);
+			peering_link_down(n->peering, &link);
+		} else if (type == MAIL_DRAINED) {
+			n->drained++;
+		}
+	}
+}
+
+/* ---- the end ---- */
+
+static void take_signals(struct node *n)
+{
+	struct signalfd_siginfo info;
+	while (read(n->signal_fd, &info, sizeof info) == sizeof info) {
+		if (n->draining) {
+			log_warn("second signal: leaving at once");
+			_exit(130);
+		}
+		log_info("%s: draining", info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+		n->draining = true;
+		n->drain_until = clocks(n).mclk + DRAIN_MS * MS;
+		tell_all(n, MAIL_DRAIN, NULL, 0);
+	}
+}
+
+static void check_end(struct node *n, const struct clocks *now)
+{
+	for (unsigned i = 0; i < n->cfg.threads; i++) {
+		struct shard_thread *t = &n->threads[i];
+		if (!atomic_load_explicit(&t->ended, memory_order_acquire))
+			continue;
+		log_error("thread %u ended: %s", i, t->result == 0 ? "unasked" : strerror(-t->result));
+		n->done = true;
+		n->exit_status = 1;
+	}
+	if (n->draining && n->drained >= n->cfg.threads)
+		n->done = true;
+	if (n->draining && now->mclk >= n->drain_until && !n->done) {
+		log_warn("not everything was answered within %d ms", DRAIN_MS);
+		n->done = true;
+	}
+}
+
+static int wait_ms(struct node *n)
+{
+	struct clocks now = clocks(n);
+	uint64_t wait = n->draining ? UINT64_MAX : peering_wait_ns(n->peering);
+	uint64_t at[4];
+	unsigned k = 0;
+	if (n->draining)
+		at[k++] = n->drain_until;
+	if (n->asked_n != 0)
+		at[k++] = n->retry_at;
+	for (unsigned i = 0; i < k; i++) {
+		uint64_t left = at[i] > now.mclk ? at[i] - now.mclk : 0;
+		if (left < wait)
+			wait = left;
+	}
+	if (n->cfg.is_master && !n->voting) {
+		uint64_t left = n->vote_at_slow > now.slow ? n->vote_at_slow - now.slow : RETRY_MS * MS;
+		if (left < wait)
+			wait = left;
+		left = n->report_at > now.mclk ? n->report_at - now.mclk : RETRY_MS * MS;
+		if (left < wait)
+			wait = left;
+	}
+	/* Rounded up: a timer that is not yet due must not make us spin. The cap turns a bug in the
+	 * wake-ups into a delay. */
+	uint64_t ms = wait / MS + 1;
+	return ms < 1000 ? (int)ms : 1000;
+}
+
+static void turn(struct node *n)
+{
+	struct pollfd set[POLL_MAX];
+	set[POLL_SIGNALS] = (struct pollfd){.fd = n->signal_fd, .events = POLLIN};
+	set[POLL_WAKE] = (struct pollfd){.fd = n->wake_fds[n->cfg.threads], .events = POLLIN};
+	peering_poll_set(n->peering, &set[POLL_PEERING]);
+	int timeout = wait_ms(n);
+	bool asleep = mailbox_sleep(n->mail);
+	int r = poll(set, n->draining ? POLL_PEERING : POLL_MAX, asleep ? timeout : 0);
+	if (asleep)
+		mailbox_awake(n->mail);
+	if (r < 0) {
+		CHECK(errno == EINTR || errno == EAGAIN || errno == ENOMEM);
+		return;
+	}
+	uint64_t wakes = 0;
+	(void)!read(n->wake_fds[n->cfg.threads], &wakes, sizeof wakes);
+	mailbox_collect(n->mail);
+	struct clocks now = clocks(n);
+	take_mail(n);
+	if (!n->draining)
+		peering_work(n->peering, &set[POLL_PEERING]);
+	if (!n->done) {
+		serve_ceiling(n, now.mclk);
+		serve_status(n, &now);
+	}
+	take_signals(n);
+	mailbox_publish(n->mail, node_wake, n);
+	check_end(n, &now);
+}
+
+int node_run(struct node *n)
+{
+	mailbox_publish(n->mail, node_wake, n);
+	while (!n->done)
+		turn(n);
+	uint64_t until = clocks(n).mclk + (STOP_MS - DRAIN_MS) * MS;
+	if (threads_stop(n, until) != 0) {
+		/* Their memory is ours: there is no tidy way out left. */
+		log_error("a thread did not end in time");
+		_exit(1);
+	}
+	log_info("stopped");
+	return n->exit_status;
+}

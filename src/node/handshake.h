@@ -1,0 +1,53 @@
+/* What nodes tell each other first, and why they refuse one another. Pure: no socket, no clock. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "wire/frame.h"
+
+/* What this node says of itself, and what it knows of others. */
+struct identity {
+	uint8_t node;
+	uint8_t status; /* enum node_status */
+	bool first_boot;
+	uint16_t threads;
+	uint16_t slots;
+	uint64_t inc;
+	uint64_t epoch;
+	uint32_t max_lease_ms;
+	uint32_t attempt_ms;
+	uint32_t drift_ppm;
+	uint64_t quarantine_ns;
+	uint8_t n_masters;
+	uint8_t masters[MASTERS_MAX];
+	char cluster[CLUSTER_NAME_MAX_BYTES + 1];
+	/* By node id: incarnation that this node last shook hands with as a voter or a voter to be,
+	 * 0: none. A vote it gave may still count, so a first boot under that id is a lie. */
+	uint64_t seen_inc[NODE_ID_MAX + 1];
+};
+
+/* The dialer's hello, for link @link_index. */
+void handshake_offer(const struct identity *self, uint16_t link_index, uint64_t mclk,
+	struct hello *ret);
+/* The acceptor's, to @theirs which was read when our clock said @read_mclk. */
+void handshake_answer(const struct identity *self, const struct hello *theirs, uint64_t read_mclk,
+	uint64_t mclk, struct hello *ret);
+/* A no, from either side. */
+void handshake_refusal(const struct identity *self, uint64_t mclk, const char *reason,
+	struct hello *ret);
+
+/* May we talk? @expected: the node that was dialled, 0: any. 0, or -EPROTO with the sentence that
+ * says what differs. */
+int handshake_check(const struct identity *self, const struct hello *theirs, uint8_t expected,
+	char *why, size_t why_bytes);
+/* Note an accepted hello for seen_inc. */
+void handshake_note(struct identity *self, const struct hello *theirs);
+
+/* Is this refusal the one after which a node must stop: it said it was new and is not? Only a
+ * master of our cluster can say so, and only to a first boot. */
+bool handshake_fatal(const struct identity *self, const struct hello *theirs);
+
+/* min(threads here, threads there). */
+uint16_t handshake_links(const struct identity *self, const struct hello *theirs);

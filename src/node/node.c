@@ -1,0 +1,344 @@
+#include "node/node.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "node/internal.h"
+#include "node/sock.h"
+
+/* 2020-01-01 UTC, where ballots count from (protocol.md 2.2). */
+#define BALLOT_EPOCH_US UINT64_C(1577836800000000)
+
+enum {
+	MAIL_RING_BYTES = 1 << 20,
+	/* File descriptors besides clients: standard ones, state file, control thread, handshakes,
+	 * and room for listeners that other libraries of the process may want. */
+	FDS_FIXED = 64 + PEERING_POLL_MAX,
+	FDS_PER_THREAD = 8,
+	FDS_PEERS = NODE_ID_MAX,
+};
+
+const char *node_version(void)
+{
+	return LOCKER_VERSION;
+}
+
+uint64_t node_wall_n(void)
+{
+	uint64_t now = io_wall_us();
+	if (now <= BALLOT_EPOCH_US)
+		return 1;
+	now -= BALLOT_EPOCH_US;
+	return now < BALLOT_MAX ? now : BALLOT_MAX;
+}
+
+void node_wake(void *node, unsigned thread)
+{
+	const struct node *n = node;
+	uint64_t one = 1;
+	/* Fails only when the counter is full, which wakes as well. */
+	(void)!write(n->wake_fds[thread], &one, sizeof one);
+}
+
+static __attribute__((format(printf, 4, 5))) int fail(
+	int r, char *why, size_t why_bytes, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	(void)vsnprintf(why, why_bytes, format, args);
+	va_end(args);
+	return r;
+}
+
+/* ---- what the machine allows ---- */
+
+static int raise_nofile(struct config *cfg, char *why, size_t why_bytes)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return fail(-errno, why, why_bytes, "cannot read RLIMIT_NOFILE: %s", strerror(errno));
+	uint64_t others = FDS_FIXED + FDS_PEERS + (uint64_t)FDS_PER_THREAD * cfg->threads;
+	uint64_t need = cfg->max_clients + others;
+	if (limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+		(void)getrlimit(RLIMIT_NOFILE, &limit);
+	}
+	if (limit.rlim_cur >= need)
+		return 0;
+	if (limit.rlim_cur <= others)
+		return fail(-EMFILE, why, why_bytes,
+			"RLIMIT_NOFILE is %llu: raise it (ulimit -n, LimitNOFILE) to %llu for --max-clients %u",
+			(unsigned long long)limit.rlim_cur, (unsigned long long)need, cfg->max_clients);
+	log_warn("--max-clients lowered from %u to %llu: RLIMIT_NOFILE is %llu, %llu are needed (ulimit -n, "
+		 "LimitNOFILE)",
+		cfg->max_clients, (unsigned long long)(limit.rlim_cur - others),
+		(unsigned long long)limit.rlim_cur, (unsigned long long)need);
+	cfg->max_clients = (uint32_t)(limit.rlim_cur - others);
+	return 0;
+}
+
+static int random_words(uint64_t *to, size_t n)
+{
+	size_t bytes = n * sizeof *to;
+	if (getrandom(to, bytes, 0) != (ssize_t)bytes)
+		return -EIO;
+	return 0;
+}
+
+/* ---- parts ---- */
+
+static int init_identity(struct node *n, char *why, size_t why_bytes)
+{
+	const struct config *c = &n->cfg;
+	uint64_t words[2];
+	if (random_words(words, 2) != 0)
+		return fail(-EIO, why, why_bytes, "no random numbers from the kernel");
+	n->seed = words[1];
+	n->self = (struct identity){
+		.node = (uint8_t)c->id,
+		.status = NODE_QUARANTINE,
+		.threads = (uint16_t)c->threads,
+		.slots = (uint16_t)c->slots,
+		.inc = words[0] == 0 ? 1 : words[0],
+		.epoch = c->epoch,
+		.max_lease_ms = c->max_lease_ms,
+		.attempt_ms = c->attempt_ms,
+		.drift_ppm = c->drift_ppm,
+		.quarantine_ns = config_quarantine_ns(c),
+		.n_masters = (uint8_t)c->n_masters,
+	};
+	for (unsigned i = 0; i < c->n_masters; i++)
+		n->self.masters[i] = c->masters[i].id;
+	memcpy(n->self.cluster, c->cluster, sizeof n->self.cluster);
+	return 0;
+}
+
+/* Reads the state and settles what this start is; what a new file will hold is written last of
+ * all, so that a start that fails for another reason leaves a first boot possible. */
+static int init_state(struct node *n, char *why, size_t why_bytes)
+{
+	const struct config *c = &n->cfg;
+	n->start_n = node_wall_n();
+	n->state = (struct state){
+		.node = n->self.node,
+		.n_masters = n->self.n_masters,
+		.slots = n->self.slots,
+		.max_lease_ms = c->max_lease_ms,
+		.attempt_ms = c->attempt_ms,
+		.drift_ppm = c->drift_ppm,
+		.epoch = c->epoch,
+		.ceiling_n = BALLOT_MAX,
+	};
+	memcpy(n->state.masters, n->self.masters, n->self.n_masters);
+	memcpy(n->state.cluster, c->cluster, sizeof n->state.cluster);
+	n->self.first_boot = c->new_cluster && c->is_master;
+	/* One that does not vote promises nothing that it could forget. */
+	if (c->ephemeral || !c->is_master)
+		return 0;
+	struct state found;
+	int r = state_file_open(&n->file, c->state_dir, n->self.node, &found, why, why_bytes);
+	if (r < 0)
+		return r;
+	n->has_file = true;
+	if (r == STATE_FRESH) {
+		n->state.ceiling_n = n->start_n < BALLOT_MAX - CEILING_STEP_N ? n->start_n + CEILING_STEP_N
+									      : BALLOT_MAX;
+		if (!c->new_cluster)
+			log_warn("%s is not there: waiting as after a loss of memory (a first boot of a new "
+				 "cluster says --new-cluster)",
+				n->file.path);
+		return 0;
+	}
+	r = state_check(&n->state, &found, n->file.path, why, why_bytes);
+	if (r != 0)
+		return r;
+	if (c->new_cluster)
+		log_info("--new-cluster ignored: %s exists, this node has been here before", n->file.path);
+	n->self.first_boot = false;
+	n->file_loaded = true;
+	n->loaded_ceiling_n = found.ceiling_n;
+	n->state.ceiling_n = found.ceiling_n;
+	if (n->start_n < found.ceiling_n)
+		n->start_n = found.ceiling_n;
+	return 0;
+}
+
+/* Several listeners share a port with SO_REUSEPORT, which would also let a second server share it
+ * unnoticed: bind it once without. */
+static int open_listeners(struct node *n, char *why, size_t why_bytes)
+{
+	int first = -1;
+	int r = io_listen(n->cfg.listen, false, &first, why, why_bytes);
+	if (r != 0)
+		return r;
+	io_local_address(first, n->client_addr, sizeof n->client_addr);
+	if (n->cfg.threads == 1) {
+		n->threads[0].listen_fd = first;
+	} else {
+		(void)close(first);
+		for (unsigned i = 0; r == 0 && i < n->cfg.threads; i++)
+			r = io_listen(n->client_addr, true, &n->threads[i].listen_fd, why, why_bytes);
+	}
+	if (r == 0)
+		r = io_listen(n->cfg.peer_listen, false, &n->peer_listen_fd, why, why_bytes);
+	if (r != 0)
+		return r;
+	sock_set_nonblocking(n->peer_listen_fd);
+	io_local_address(n->peer_listen_fd, n->peer_addr, sizeof n->peer_addr);
+	return 0;
+}
+
+static int open_signals(struct node *n, char *why, size_t why_bytes)
+{
+	sigset_t set;
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGTERM);
+	(void)sigaddset(&set, SIGINT);
+	/* Before any thread is made: they inherit the mask. */
+	(void)pthread_sigmask(SIG_BLOCK, &set, NULL);
+	(void)signal(SIGPIPE, SIG_IGN);
+	n->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	if (n->signal_fd < 0)
+		return fail(-errno, why, why_bytes, "signalfd: %s", strerror(errno));
+	return 0;
+}
+
+static int open_mail(struct node *n, char *why, size_t why_bytes)
+{
+	for (unsigned i = 0; i <= n->cfg.threads; i++) {
+		n->wake_fds[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+		if (n->wake_fds[i] < 0)
+			return fail(-errno, why, why_bytes, "eventfd: %s", strerror(errno));
+	}
+	n->mesh = mailbox_mesh_new(n->cfg.threads + 1, MAIL_RING_BYTES);
+	if (n->mesh == NULL)
+		return fail(-ENOMEM, why, why_bytes, "out of memory");
+	n->mail = mailbox_of(n->mesh, n->cfg.threads);
+	struct peering_hooks hooks = control_hooks(n);
+	n->peering = peering_new(&n->self, &n->clock, &n->cfg, n->peer_listen_fd, &hooks, n->seed);
+	if (n->peering == NULL)
+		return fail(-ENOMEM, why, why_bytes, "out of memory");
+	return 0;
+}
+
+static int write_first_state(struct node *n, char *why, size_t why_bytes)
+{
+	n->durable_n = n->state.ceiling_n;
+	if (!n->has_file || n->file_loaded)
+		return 0;
+	int r = state_file_write(&n->file, &n->state);
+	if (r != 0)
+		return fail(r, why, why_bytes,
+			"cannot write %s: %s; name another directory with --state-dir, or run without one with "
+			"--ephemeral (see --help)",
+			n->file.path, strerror(-r));
+	return 0;
+}
+
+static void log_start(const struct node *n)
+{
+	const struct config *c = &n->cfg;
+	log_info("lockerd %s: node %u of cluster \"%s\", %u masters, %u slots, %u thread%s, pinning %s, %s",
+		node_version(), c->id, c->cluster, c->n_masters, c->slots, c->threads,
+		c->threads == 1 ? "" : "s",
+		c->pin == PIN_OFF ? "off" : c->pin == PIN_AUTO ? "auto" : "by list",
+		n->has_file ? n->file.path : c->is_master ? "ephemeral" : "no state to keep");
+}
+
+static int build(struct node *n, char *why, size_t why_bytes)
+{
+	int r = io_probe(why, why_bytes);
+	if (r == 0)
+		r = raise_nofile(&n->cfg, why, why_bytes);
+	if (r == 0)
+		r = init_identity(n, why, why_bytes);
+	if (r == 0)
+		r = init_state(n, why, why_bytes);
+	if (r == 0)
+		r = open_listeners(n, why, why_bytes);
+	if (r == 0)
+		r = open_signals(n, why, why_bytes);
+	if (r == 0)
+		r = open_mail(n, why, why_bytes);
+	if (r == 0)
+		r = threads_start(n, why, why_bytes);
+	if (r == 0)
+		r = write_first_state(n, why, why_bytes);
+	return r;
+}
+
+int node_new(const struct config *cfg, struct node **ret, char *why, size_t why_bytes)
+{
+	struct node *n = calloc(1, sizeof *n);
+	if (n == NULL)
+		return fail(-ENOMEM, why, why_bytes, "out of memory");
+	n->cfg = *cfg;
+	n->file.fd = n->file.dir_fd = n->signal_fd = n->peer_listen_fd = -1;
+	for (unsigned i = 0; i < THREADS_MAX; i++) {
+		n->wake_fds[i] = -1;
+		n->threads[i].node = n;
+		n->threads[i].index = i;
+		n->threads[i].listen_fd = -1;
+	}
+	n->wake_fds[THREADS_MAX] = -1;
+	(void)pthread_mutex_init(&n->gate_lock, NULL);
+	(void)pthread_cond_init(&n->gate_moved, NULL);
+	io_clock_init(&n->clock);
+	int r = build(n, why, why_bytes);
+	if (r != 0) {
+		node_free(n);
+		return r;
+	}
+	log_start(n);
+	control_init(n);
+	threads_open(n);
+	*ret = n;
+	return 0;
+}
+
+void node_free(struct node *n)
+{
+	if (n == NULL)
+		return;
+	(void)threads_stop(n, UINT64_MAX);
+	peering_free(n->peering);
+	if (n->mesh != NULL)
+		mailbox_mesh_free(n->mesh);
+	for (unsigned i = 0; i < n->cfg.threads; i++)
+		if (n->threads[i].listen_fd >= 0)
+			(void)close(n->threads[i].listen_fd);
+	for (unsigned i = 0; i <= n->cfg.threads; i++)
+		if (n->wake_fds[i] >= 0)
+			(void)close(n->wake_fds[i]);
+	if (n->peer_listen_fd >= 0)
+		(void)close(n->peer_listen_fd);
+	if (n->signal_fd >= 0)
+		(void)close(n->signal_fd);
+	state_file_close(&n->file);
+	(void)pthread_mutex_destroy(&n->gate_lock);
+	(void)pthread_cond_destroy(&n->gate_moved);
+	free(n);
+}
+
+void node_ready_line(const struct node *n, char *ret, size_t bytes)
+{
+	char wait[64] = "";
+	if (n->cfg.is_master && !n->self.first_boot)
+		(void)snprintf(wait, sizeof wait, " (quarantine: votes in %llu s)",
+			(unsigned long long)((n->self.quarantine_ns + 500000000) / 1000000000));
+	(void)snprintf(ret, bytes,
+		"lockerd: node %u of cluster \"%s\" ready%s: clients %s, peers %s, %u thread%s", n->cfg.id,
+		n->cfg.cluster, wait, n->client_addr, n->peer_addr, n->cfg.threads,
+		n->cfg.threads == 1 ? "" : "s");
+}

@@ -1,0 +1,271 @@
+#include "node/state_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/hash.h"
+
+/* "lkstate1" as a little-endian word. */
+#define MAGIC UINT64_C(0x3165746174736b6c)
+
+enum {
+	FORMAT_VERSION = 1,
+	SLOT_BYTES = 512,   /* one sector: written whole or, at worst, torn */
+	SLOT_DISTANCE = 4096, /* apart by a page and a physical sector, not to be torn together */
+	/* Offsets in a slot. */
+	AT_MAGIC = 0,
+	AT_VERSION = 8,
+	AT_SEQ = 16,
+	AT_EPOCH = 24,
+	AT_CEILING = 32,
+	AT_MAX_LEASE = 40,
+	AT_ATTEMPT = 44,
+	AT_DRIFT = 48,
+	AT_SLOTS = 52,
+	AT_NODE = 54,
+	AT_N_MASTERS = 55,
+	AT_MASTERS = 56,
+	AT_CLUSTER = 72,
+	AT_SUM = SLOT_BYTES - 8,
+};
+
+_Static_assert(AT_MASTERS + MASTERS_MAX <= AT_CLUSTER, "masters fit");
+_Static_assert(AT_CLUSTER + CLUSTER_NAME_MAX_BYTES + 1 <= AT_SUM, "cluster name fits");
+
+static void slot_encode(uint8_t *p, const struct state *s, uint64_t seq)
+{
+	memset(p, 0, SLOT_BYTES);
+	put_u64(p + AT_MAGIC, MAGIC);
+	put_u32(p + AT_VERSION, FORMAT_VERSION);
+	put_u64(p + AT_SEQ, seq);
+	put_u64(p + AT_EPOCH, s->epoch);
+	put_u64(p + AT_CEILING, s->ceiling_n);
+	put_u32(p + AT_MAX_LEASE, s->max_lease_ms);
+	put_u32(p + AT_ATTEMPT, s->attempt_ms);
+	put_u32(p + AT_DRIFT, s->drift_ppm);
+	put_u16(p + AT_SLOTS, s->slots);
+	p[AT_NODE] = s->node;
+	p[AT_N_MASTERS] = s->n_masters;
+	memcpy(p + AT_MASTERS, s->masters, s->n_masters);
+	memcpy(p + AT_CLUSTER, s->cluster, strlen(s->cluster));
+	put_u64(p + AT_SUM, hash_bytes(bytes_of(p, AT_SUM)));
+}
+
+/* 0, -EBADMSG, or -EPROTONOSUPPORT. */
+static int slot_decode(const uint8_t *p, struct state *ret, uint64_t *ret_seq)
+{
+	if (get_u64(p + AT_MAGIC) != MAGIC || get_u64(p + AT_SUM) != hash_bytes(bytes_of(p, AT_SUM)))
+		return -EBADMSG;
+	if (get_u32(p + AT_VERSION) != FORMAT_VERSION)
+		return -EPROTONOSUPPORT;
+	struct state s = {
+		.epoch = get_u64(p + AT_EPOCH),
+		.ceiling_n = get_u64(p + AT_CEILING),
+		.max_lease_ms = get_u32(p + AT_MAX_LEASE),
+		.attempt_ms = get_u32(p + AT_ATTEMPT),
+		.drift_ppm = get_u32(p + AT_DRIFT),
+		.slots = get_u16(p + AT_SLOTS),
+		.node = p[AT_NODE],
+		.n_masters = p[AT_N_MASTERS],
+	};
+	if (s.n_masters > MASTERS_MAX || s.ceiling_n > BALLOT_MAX || get_u64(p + AT_SEQ) == 0 ||
+		p[AT_CLUSTER + CLUSTER_NAME_MAX_BYTES] != 0)
+		return -EBADMSG;
+	memcpy(s.masters, p + AT_MASTERS, s.n_masters);
+	memcpy(s.cluster, p + AT_CLUSTER, sizeof s.cluster);
+	*ret_seq = get_u64(p + AT_SEQ);
+	*ret = s;
+	return 0;
+}
+
+static int sync_parent(int dir_fd)
+{
+	int fd = openat(dir_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	int r = fsync(fd);
+	int error = errno;
+	(void)close(fd);
+	errno = error;
+	return r;
+}
+
+static int open_locked(struct state_file *f, const char *dir, char *why, size_t why_bytes)
+{
+	const char *what = "make the directory";
+	int error = 0;
+	bool made = mkdir(dir, 0750) == 0;
+	if (!made && errno != EEXIST)
+		goto failed;
+	what = "open the directory";
+	f->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (f->dir_fd < 0)
+		goto failed;
+	/* Were the directory lost in a power failure, --new-cluster would pass for a first boot. */
+	what = "make the directory durable";
+	if (made && sync_parent(f->dir_fd) != 0)
+		goto failed;
+	what = "open the file";
+	f->fd = open(f->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (f->fd < 0)
+		goto failed;
+	if (flock(f->fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	if (errno == EWOULDBLOCK) {
+		(void)snprintf(why, why_bytes,
+			"%s is in use: is a lockerd with this id and --state-dir running already?", f->path);
+		return -EBUSY;
+	}
+	what = "lock the file";
+failed:
+	error = errno;
+	(void)snprintf(why, why_bytes,
+		"cannot keep the state file %s: cannot %s: %s; name a directory this user may write with "
+		"--state-dir, or run without one with --ephemeral (see --help)",
+		f->path, what, strerror(error));
+	return -error;
+}
+
+static int load(struct state_file *f, struct state *ret, char *why, size_t why_bytes)
+{
+	struct stat st;
+	if (fstat(f->fd, &st) != 0) {
+		int error = errno;
+		(void)snprintf(why, why_bytes, "%s: %s", f->path, strerror(error));
+		return -error;
+	}
+	if (st.st_size == 0)
+		return STATE_FRESH;
+	bool newer = false;
+	for (unsigned i = 0; i < 2; i++) {
+		uint8_t slot[SLOT_BYTES];
+		struct state s;
+		uint64_t seq = 0;
+		ssize_t n = pread(f->fd, slot, sizeof slot, (off_t)i * SLOT_DISTANCE);
+		if (n < 0) {
+			/* Not the same as a torn slot: the newest one may be fine and just unreadable now. */
+			int error = errno;
+			(void)snprintf(why, why_bytes, "cannot read %s: %s", f->path, strerror(error));
+			return -error;
+		}
+		int r = n == SLOT_BYTES ? slot_decode(slot, &s, &seq) : -EBADMSG;
+		newer |= r == -EPROTONOSUPPORT;
+		if (r != 0 || seq <= f->seq)
+			continue;
+		f->seq = seq;
+		f->next_slot = 1 - i;
+		*ret = s;
+	}
+	if (newer) {
+		(void)snprintf(why, why_bytes, "%s was written by another version of lockerd: use that one",
+			f->path);
+		return -EPROTONOSUPPORT;
+	}
+	if (f->seq == 0) {
+		(void)snprintf(why, why_bytes,
+			"%s: both copies of the state are damaged. Restore the file, or remove it and start "
+			"without --new-cluster, so that the node waits before it votes",
+			f->path);
+		return -EBADMSG;
+	}
+	return STATE_LOADED;
+}
+
+int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct state *ret, char *why,
+	size_t why_bytes)
+{
+	*f = (struct state_file){.fd = -1, .dir_fd = -1};
+	int n = snprintf(f->path, sizeof f->path, "%s/node-%u.state", dir, node);
+	if (n < 0 || (size_t)n >= sizeof f->path) {
+		(void)snprintf(why, why_bytes, "--state-dir %.80s...: too long", dir);
+		return -ENAMETOOLONG;
+	}
+	int r = open_locked(f, dir, why, why_bytes);
+	if (r == 0)
+		r = load(f, ret, why, why_bytes);
+	if (r < 0)
+		state_file_close(f);
+	return r;
+}
+
+int state_file_write(struct state_file *f, const struct state *s)
+{
+	CHECK(s->n_masters <= MASTERS_MAX);
+	CHECK(s->ceiling_n <= BALLOT_MAX);
+	uint8_t slot[SLOT_BYTES];
+	slot_encode(slot, s, f->seq + 1);
+	ssize_t n = pwrite(f->fd, slot, sizeof slot, (off_t)f->next_slot * SLOT_DISTANCE);
+	if (n != SLOT_BYTES)
+		return n < 0 ? -errno : -ENOSPC;
+	if (fsync(f->fd) != 0)
+		return -errno;
+	/* A new file is there after a crash only when its directory says so. */
+	if (f->seq == 0 && fsync(f->dir_fd) != 0)
+		return -errno;
+	f->seq++;
+	f->next_slot = 1 - f->next_slot;
+	return 0;
+}
+
+void state_file_close(struct state_file *f)
+{
+	if (f->fd >= 0)
+		(void)close(f->fd);
+	if (f->dir_fd >= 0)
+		(void)close(f->dir_fd);
+	f->fd = f->dir_fd = -1;
+}
+
+static bool differs(const char *name, uint64_t want, uint64_t found, const char *path, char *why,
+	size_t why_bytes)
+{
+	if (want == found)
+		return false;
+	(void)snprintf(why, why_bytes,
+		"%s was written with %s %llu, this start has %llu: start it with the former; changing it "
+		"needs a new cluster name and an empty --state-dir on every node",
+		path, name, (unsigned long long)found, (unsigned long long)want);
+	return true;
+}
+
+int state_check(const struct state *want, const struct state *found, const char *path, char *why,
+	size_t why_bytes)
+{
+	if (strcmp(want->cluster, found->cluster) != 0) {
+		(void)snprintf(why, why_bytes,
+			"%s belongs to cluster \"%s\", this start is for \"%s\": correct --cluster or use "
+			"another --state-dir",
+			path, found->cluster, want->cluster);
+		return -EINVAL;
+	}
+	if (want->node != found->node) {
+		(void)snprintf(why, why_bytes,
+			"%s belongs to node %u, this start is for node %u: correct --id or use another "
+			"--state-dir",
+			path, found->node, want->node);
+		return -EINVAL;
+	}
+	if (want->n_masters != found->n_masters ||
+		memcmp(want->masters, found->masters, want->n_masters) != 0) {
+		(void)snprintf(why, why_bytes,
+			"%s was written with other --masters (%u of them, this start has %u, or other ids): "
+			"start it with the former",
+			path, found->n_masters, want->n_masters);
+		return -EINVAL;
+	}
+	if (differs("epoch", want->epoch, found->epoch, path, why, why_bytes) ||
+		differs("--slots", want->slots, found->slots, path, why, why_bytes) ||
+		differs("--max-lease", want->max_lease_ms, found->max_lease_ms, path, why, why_bytes) ||
+		differs("--attempt-time", want->attempt_ms, found->attempt_ms, path, why, why_bytes) ||
+		differs("--drift-ppm", want->drift_ppm, found->drift_ppm, path, why, why_bytes))
+		return -EINVAL;
+	return 0;
+}

@@ -1,0 +1,49 @@
+/* The small file that survives a crash: who this node is, the constants the proofs rest on, and the
+ * ballot ceiling (protocol.md 2.3, 2.8). Two slots written in turn, each with a sequence number and a
+ * checksum, so that a torn write leaves the one before it.
+ * Owner: the control thread. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/limits.h"
+
+struct state {
+	char cluster[CLUSTER_NAME_MAX_BYTES + 1];
+	uint8_t node;
+	uint8_t n_masters;
+	uint8_t masters[MASTERS_MAX]; /* ids, ascending */
+	uint16_t slots;
+	uint32_t max_lease_ms;
+	uint32_t attempt_ms;
+	uint32_t drift_ppm;
+	uint64_t epoch;
+	uint64_t ceiling_n; /* no ballot above it was ever accepted */
+};
+
+struct state_file {
+	int fd;
+	int dir_fd;
+	uint64_t seq;       /* of the newest valid slot; 0: none */
+	unsigned next_slot; /* where the next write goes: never onto the newest valid one */
+	char path[600];
+};
+
+enum { STATE_FRESH = 0, STATE_LOADED = 1 };
+
+/* Open and lock @dir/node-<id>.state, making the directory and an empty file where they are not.
+ * STATE_FRESH: nothing was ever written to it. STATE_LOADED: *ret is the newest valid slot.
+ * -errno with a sentence in @why: directory not usable, locked by another process (-EBUSY), both
+ * slots damaged (-EBADMSG), written by a newer version (-EPROTONOSUPPORT). */
+int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct state *ret, char *why,
+	size_t why_bytes);
+/* Make @s durable: file and, the first time, directory. 0, or -errno: the slot written last
+ * successfully still stands; try again. */
+int state_file_write(struct state_file *f, const struct state *s);
+void state_file_close(struct state_file *f);
+
+/* 0, or -EINVAL: @found was written under another configuration; @why says what differs and what to
+ * do about it. @path names the file in the sentence. */
+int state_check(const struct state *want, const struct state *found, const char *path, char *why,
+	size_t why_bytes);

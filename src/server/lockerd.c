@@ -1,0 +1,46 @@
+/* lockerd: one node of a lock store. Exit status 0 stopped by a signal, 1 cannot run, 2 usage. */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "io/io.h"
+#include "node/config.h"
+#include "node/node.h"
+
+enum { EXIT_CANNOT_RUN = 1, EXIT_USAGE = 2 };
+
+static int complain(int status, const char *why)
+{
+	(void)fprintf(stderr, "lockerd: %s\n", why);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	static struct config cfg;
+	char why[1024] = "";
+	if (config_load(&cfg, argc, argv, why, sizeof why) != 0)
+		return complain(EXIT_USAGE, why);
+	if (cfg.help) {
+		config_help(stdout);
+		return fflush(stdout) == 0 ? 0 : EXIT_CANNOT_RUN;
+	}
+	if (cfg.version) {
+		(void)printf("lockerd %s\n", node_version());
+		return fflush(stdout) == 0 ? 0 : EXIT_CANNOT_RUN;
+	}
+	char prefix[32];
+	(void)snprintf(prefix, sizeof prefix, "node %u", (unsigned)cfg.id);
+	log_set_clock(io_wall_us);
+	log_set_level(cfg.log_level);
+	log_set_prefix(prefix);
+	struct node *n = NULL;
+	if (node_new(&cfg, &n, why, sizeof why) != 0)
+		return complain(EXIT_CANNOT_RUN, why);
+	/* Whatever the log level: scripts wait for it. */
+	char line[512];
+	node_ready_line(n, line, sizeof line);
+	(void)fprintf(stderr, "%s\n", line);
+	int status = node_run(n);
+	node_free(n);
+	return status;
+}

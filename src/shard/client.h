@@ -1,0 +1,356 @@
+/* The RESP side of a shard: what client.c, the command files, reply*.c and gather.c share.
+ *
+ *   client.c         connections: parse, fairness, back-pressure, time limits
+ *   commands.c       the table of commands, arguments, dispatch
+ *   *_commands.c     the handlers
+ *   command_call.c   operations in flight: to the shard of their key and home again
+ *   gather.c         questions to every shard
+ *   reply.c          results to bytes; reply_ring.c keeps replies in request order
+ *
+ * Owner: the shard thread. */
+#pragma once
+
+#include "base/log.h"
+#include "shard/internal.h"
+#include "wire/resp.h"
+
+enum {
+	TURN_COMMANDS_MAX = 64,       /* of one connection before others have their turn */
+	TURN_BYTES_MAX = 16 * 1024,
+	PENDING_MAX = 16384,          /* replies of one connection not yet in its output */
+	WAITS_MAX = 1024,             /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
+	WAIT_MAX_MS = 24 * 3600 * 1000,
+	PARTIAL_MAX_MS = 10 * 1000,   /* a request must be whole by then */
+	CALLS_CHUNK = 256,
+	CALL_INDEX_BITS = 24,
+	PATTERN_MAX_BYTES = 256,
+	COMMANDS_MAX = 96,
+	COMMAND_HASH_SIZE = 256,
+	LIB_MAX_BYTES = 63,
+	ERROR_MAX_BYTES = 1024,       /* any reply without user bytes, encoded; larger ones are CMD_BIG */
+};
+
+enum block {
+	BLOCK_NONE,
+	BLOCK_TURN,   /* on clients.ready: goes on in clients_work() */
+	BLOCK_CALL,   /* until one of its own commands is done */
+	BLOCK_OUTPUT, /* on clients.slow: until enough of its output is sent */
+};
+
+/* One reply that is not in the output yet. */
+struct slot {
+	uint8_t *data; /* encoded, while replies before it are missing */
+	uint32_t data_bytes;
+	uint32_t key_hash;
+	uint32_t parts_left; /* of a command with several keys */
+	uint32_t sum;
+	uint8_t failed; /* enum outcome of the first part that failed */
+	bool done, has_key, barrier;
+};
+
+struct conn {
+	struct list all;     /* clients.conns */
+	struct list waiting; /* clients.ready or clients.slow */
+	struct list partial; /* clients.partial */
+	struct list calls;   /* unfinished */
+	struct link *link;
+	enum block blocked;
+	bool resp3;
+	bool closing; /* the env was told; nothing is written any more */
+	bool quit;    /* close once the last reply is in the output; parse no more */
+	bool barrier; /* an unfinished command holds up all others */
+	/* Reply slots: [head, tail), numbers grow for ever, capacity is a power of two. */
+	struct slot *slots;
+	uint16_t *busy; /* unfinished commands per hash of the key, 2 * capacity counters */
+	uint32_t slots_cap, head, tail;
+	uint32_t unfinished;
+	uint32_t waits;
+	size_t held_bytes; /* in slots */
+	uint64_t opened_mclk, active_mclk, partial_mclk;
+	const char *last_command;
+	uint8_t name_bytes, lib_name_bytes, lib_ver_bytes;
+	char name[CLIENT_NAME_MAX_BYTES + 1];
+	char lib_name[LIB_MAX_BYTES + 1];
+	char lib_ver[LIB_MAX_BYTES + 1];
+};
+
+/* An operation or question in flight, named by its tag:
+ * thread (8 bits) | index (24 bits) | generation (32 bits). */
+struct call {
+	struct list in_conn;
+	struct conn *conn; /* NULL: the client is gone */
+	struct gather *gather;
+	uint64_t token;    /* CHECK */
+	uint32_t index, generation;
+	uint32_t slot;
+	uint32_t next_free;
+	uint16_t shard;
+	uint8_t reply; /* enum reply_kind */
+	bool used, resp3, waits, part;
+};
+
+struct clients {
+	struct list conns, ready, slow, partial;
+	uint32_t n_conns;
+	uint64_t commands, connections, probes, closed_slow, protocol_errors;
+	struct call **chunks;
+	uint32_t n_chunks, chunks_max, calls_used, calls_max, free_call;
+	struct buf scratch; /* a reply on its way to a slot */
+	struct buf answer;  /* a text for gather */
+	uint8_t lookup[COMMAND_HASH_SIZE]; /* index + 1 into commands[] */
+};
+
+/* What a handler is given. */
+struct request {
+	struct shard *s;
+	struct clients *c;
+	struct conn *conn;
+	const struct command *command;
+	uint32_t argc;
+	const struct bytes *argv;
+	struct buf *out; /* room for ERROR_MAX_BYTES and the bytes of the request; CMD_BIG: any */
+};
+
+enum run {
+	RUN_DONE,    /* the reply is in rq->out */
+	RUN_CLOSE,   /* likewise, and it is the last one */
+	RUN_PENDING, /* the reply comes through its slot, or came already */
+	RUN_WAIT,    /* nothing done: run it again when a command of this connection is done */
+	RUN_CROWDED, /* nothing done: run it again in the next loop */
+};
+
+enum command_flag {
+	CMD_WRITE = 1 << 0,
+	CMD_READ = 1 << 1,
+	CMD_BIG = 1 << 2,     /* the reply may be longer than ERROR_MAX_BYTES plus the request */
+	CMD_BARRIER = 1 << 3, /* runs when everything before it is done, and alone */
+	CMD_BLOCKING = 1 << 4,
+	CMD_ADMIN = 1 << 5,
+};
+
+struct command {
+	const char *name; /* upper case */
+	enum run (*run)(struct request *rq);
+	uint8_t min, max; /* words, the name included */
+	uint8_t flags;    /* enum command_flag */
+	uint8_t key_first;
+	int8_t key_last;
+};
+
+/* ---- client.c ---- */
+/* Close now, dropping what is unsent (@flush: sending it first). handler.close() follows. */
+void conn_close(struct shard *s, struct conn *conn, bool flush);
+void conn_out_of_memory(struct shard *s, struct conn *conn);
+/* A reply went to the output or a command got done: go on where that was awaited. */
+void conn_progress(struct shard *s, struct conn *conn);
+size_t conn_unsent_bytes(const struct conn *conn);
+/* One line as CLIENT LIST has it, with LF. */
+void conn_describe(const struct shard *s, const struct conn *conn, struct buf *b);
+
+/* ---- commands.c ---- */
+extern const struct command commands[];
+extern const unsigned commands_count;
+void commands_index(struct clients *c);
+const struct command *command_find(const struct clients *c, struct bytes name);
+/* @rq: all but command. Arguments are counted here. */
+enum run command_run(struct request *rq);
+
+/* @upper is the word in upper case; @b in any. */
+bool arg_is(struct bytes b, const char *upper);
+/* As Redis reads integers: no blanks, no leading zeros, no plus sign. */
+bool arg_int(struct bytes b, int64_t *ret);
+/* These answer the error themselves when they return false. */
+bool arg_key(struct request *rq, unsigned i);
+bool arg_value(struct request *rq, unsigned i);
+bool arg_ttl(struct request *rq, unsigned i, int64_t unit_ms, uint32_t *ret_ms);
+bool arg_number(struct request *rq, unsigned i, int64_t min, int64_t max, int64_t *ret);
+
+enum run fail_syntax(struct request *rq);
+enum run fail_arguments(struct request *rq, const char *subcommand);
+enum run fail_subcommand(struct request *rq);
+enum run reply_ok(struct request *rq);
+
+/* Redis' glob: * ? [set] [^set] \x. At most text * pattern steps; patterns are limited to
+ * PATTERN_MAX_BYTES by the callers. */
+bool glob_match(struct bytes pattern, struct bytes text, bool ignore_case);
+/* Append formatted text, at most 1 KiB. */
+void text_add(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- command_call.c ---- */
+struct op_options {
+	uint8_t reply;  /* enum reply_kind */
+	uint64_t token; /* CHECK */
+};
+/* Run @ev->op (key, values, options are set; the rest is filled in here). */
+enum run op_start(struct request *rq, struct event *ev, struct op_options options);
+/* OP_READ for each of argv[1..]; the reply is how many are held. */
+enum run op_start_exists(struct request *rq);
+/* NULL: as many are in flight as may be. */
+struct call *call_new(struct shard *s, struct conn *conn);
+void call_free(struct clients *c, struct call *call);
+/* The call of a tag, or NULL when it is no more. */
+struct call *call_of_tag(struct shard *s, uint64_t tag);
+uint64_t call_tag(const struct shard *s, const struct call *call);
+/* The connection is going: nobody waits for its calls any more. */
+void calls_abandon(struct shard *s, struct conn *conn);
+/* Draining: end WAITFOR and WAITRELEASE of this connection. */
+void calls_end_waits(struct shard *s, struct conn *conn);
+void calls_free(struct clients *c);
+
+/* ---- reply_ring.c ---- */
+static inline bool ring_empty(const struct conn *conn)
+{
+	return conn->head == conn->tail;
+}
+
+static inline bool ring_full(const struct conn *conn)
+{
+	return conn->tail - conn->head >= PENDING_MAX;
+}
+
+static inline struct slot *ring_at(const struct conn *conn, uint32_t n)
+{
+	return &conn->slots[n & (conn->slots_cap - 1)];
+}
+
+/* A slot for an unfinished command; not when full. False: out of memory. */
+bool ring_push(struct conn *conn, uint32_t *ret_slot);
+void ring_set_key(struct conn *conn, uint32_t slot, uint32_t key_hash);
+void ring_set_barrier(struct conn *conn, uint32_t slot);
+/* Has the connection an unfinished command on this key? */
+bool ring_busy(const struct conn *conn, uint32_t key_hash);
+void ring_fini(struct conn *conn);
+/* Where to write the reply of @slot, with room for @bound_bytes; then reply_close(). Between the two
+ * nothing else may be replied. */
+struct buf *reply_open(struct shard *s, struct conn *conn, uint32_t slot, size_t bound_bytes);
+void reply_close(struct shard *s, struct conn *conn, uint32_t slot, struct buf *b);
+/* Room for @bytes in the output; false: the connection was closed for reading too slowly. */
+bool reply_room(struct shard *s, struct conn *conn, size_t bytes);
+
+/* ---- reply.c ---- */
+enum reply_kind {
+	REPLY_LOCK,    /* map or null */
+	REPLY_GRANT,   /* UPDATE, EXTEND */
+	REPLY_RELEASE,
+	REPLY_SET,     /* OK or null */
+	REPLY_SET_IFEQ,
+	REPLY_DELETED, /* 1 or 0 */
+	REPLY_VALUE,   /* READ, GET, WAITFOR */
+	REPLY_HOLDER,
+	REPLY_CHECK,
+	REPLY_WAITRELEASE,
+	REPLY_LAG,
+	REPLY_TTL,
+	REPLY_PTTL,
+	REPLY_EXISTS,
+};
+size_t reply_bound_bytes(const struct result *r);
+/* @token: CHECK's. */
+void reply_result(
+	struct buf *b, bool resp3, enum reply_kind kind, uint64_t token, const struct result *r);
+/* The error of an outcome that is none of the command's good ones. */
+void reply_outcome(struct buf *b, const struct result *r);
+void reply_draining(struct buf *b);
+void reply_no_copy(struct buf *b);
+
+/* ---- gather.c ---- */
+enum question {
+	ASK_SUMMARY,
+	ASK_DBSIZE,
+	ASK_INFO,
+	ASK_NODES,
+	ASK_CLIENT_LIST,
+	ASK_CLIENT_KILL,
+	ASK_SCAN,
+};
+
+struct ask {
+	uint64_t tag;
+	uint64_t cursor;   /* SCAN: the engine's */
+	uint64_t id;       /* CLIENT KILL; 0: any */
+	uint64_t asker_id; /* connection that asks */
+	uint32_t count;    /* SCAN */
+	uint32_t sections; /* INFO */
+	uint16_t text_bytes;
+	uint16_t shard;    /* SCAN: that was asked */
+	uint8_t question;
+	bool has_text;
+	bool skip_me;
+	bool old_form;     /* CLIENT KILL addr: OK, or an error */
+	char text[PATTERN_MAX_BYTES]; /* SCAN: pattern; CLIENT KILL: address */
+};
+
+struct tally_peer {
+	struct peer_info info; /* links and counters added up, heard_ago_ns the least */
+	bool known;
+};
+
+/* What one shard, or all of them together, have to say. */
+struct tally {
+	struct engine_stats stats; /* added up */
+	uint64_t clients, commands, connections, calls, closed_slow;
+	uint64_t killed;
+	uint64_t cursor;
+	uint32_t keys;
+	bool no_copy; /* some shard does not vote: no local answers */
+	bool failed;  /* out of memory */
+	struct tally_peer peers[MASTERS_MAX];
+};
+
+/* Ask every shard. */
+enum run gather_start(struct request *rq, struct ask *ask);
+/* Ask one shard. */
+enum run gather_start_one(struct request *rq, struct ask *ask, unsigned shard);
+void gather_free(struct gather *g);
+
+/* ---- command_info.c ---- */
+/* Bits of struct ask.sections for these arguments; 0: none of them is known. */
+uint32_t info_sections(uint32_t argc, const struct bytes *argv);
+void info_text(const struct shard *s, const struct tally *t, uint32_t sections, struct buf *b);
+void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struct buf *b);
+
+/* ---- handlers: lock_commands.c ---- */
+enum run lock_command(struct request *rq);
+enum run update_command(struct request *rq);
+enum run extend_command(struct request *rq);
+enum run release_command(struct request *rq);
+enum run read_command(struct request *rq);
+enum run holder_command(struct request *rq);
+enum run check_command(struct request *rq);
+enum run waitfor_command(struct request *rq);
+enum run waitrelease_command(struct request *rq);
+enum run lag_command(struct request *rq);
+
+/* ---- redis_commands.c ---- */
+enum run set_command(struct request *rq);
+enum run get_command(struct request *rq);
+enum run exists_command(struct request *rq);
+enum run ttl_command(struct request *rq);
+enum run pttl_command(struct request *rq);
+enum run delifeq_command(struct request *rq);
+enum run delex_command(struct request *rq);
+enum run scan_command(struct request *rq);
+enum run refused_delete_command(struct request *rq);
+enum run refused_expire_command(struct request *rq);
+enum run refused_set_command(struct request *rq);
+enum run refused_cluster_command(struct request *rq);
+enum run eval_command(struct request *rq);
+enum run evalsha_command(struct request *rq);
+enum run script_command(struct request *rq);
+
+/* ---- admin_commands.c ---- */
+enum run ping_command(struct request *rq);
+enum run echo_command(struct request *rq);
+enum run hello_command(struct request *rq);
+enum run auth_command(struct request *rq);
+enum run reset_command(struct request *rq);
+enum run quit_command(struct request *rq);
+enum run select_command(struct request *rq);
+enum run client_command(struct request *rq);
+enum run command_command(struct request *rq);
+enum run config_command(struct request *rq);
+enum run time_command(struct request *rq);
+enum run info_command(struct request *rq);
+enum run dbsize_command(struct request *rq);
+enum run summary_command(struct request *rq);
+enum run nodes_command(struct request *rq);

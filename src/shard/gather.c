@@ -1,0 +1,433 @@
+#include "shard/client.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+
+/* Questions that one thread cannot answer alone. The asking thread keeps a struct gather in its call
+ * record; each shard answers with counters and a text, the text in as many records as it takes.
+ * One question a connection at a time (CMD_BARRIER) bounds how many there are. */
+struct gather {
+	struct ask ask;
+	unsigned left; /* shards */
+	struct tally tally;
+	struct buf text;
+};
+
+/* Followed by text_bytes of text; the tally counts in the last one of a shard. */
+struct mail_answer {
+	uint64_t tag;
+	uint32_t text_bytes;
+	uint32_t last;
+	struct tally tally;
+};
+
+enum {
+	ANSWER_TEXT_BYTES = MAIL_MAX_BYTES - (int)sizeof(struct mail_answer),
+	LIST_MAX_BYTES = 2 * 1024 * 1024, /* CLIENT LIST, all shards */
+};
+_Static_assert(sizeof(struct ask) <= MAIL_MAX_BYTES, "a question fits one record");
+_Static_assert(sizeof(struct mail_answer) <= MAIL_MAX_BYTES / 2, "room for text is left");
+
+void gather_free(struct gather *g)
+{
+	buf_fini(&g->text);
+	free(g);
+}
+
+/* ---- what a shard answers ---- */
+
+static void tally_peers(const struct shard *s, struct tally *t)
+{
+	for (unsigned i = 0; i < s->cfg.engine.n_masters; i++) {
+		if (s->cfg.engine.masters[i] == s->cfg.engine.self)
+			continue;
+		peers_info(s, s->cfg.engine.masters[i], &t->peers[i].info);
+		t->peers[i].known = true;
+	}
+}
+
+static void list_clients(const struct shard *s, struct buf *text)
+{
+	const struct clients *c = s->clients;
+	uint32_t left = c->n_conns;
+	for (const struct list *at = c->conns.next; at != &c->conns; at = at->next, left--) {
+		if (text->len > LIST_MAX_BYTES / s->cfg.threads) {
+			text_add(text, "# %u more on thread %u are not shown\n", left, s->cfg.index);
+			return;
+		}
+		conn_describe(s, container_of(at, struct conn, all), text);
+	}
+}
+
+static uint64_t kill_clients(struct shard *s, const struct ask *ask)
+{
+	struct clients *c = s->clients;
+	struct bytes addr = bytes_of(ask->text, ask->text_bytes);
+	uint64_t killed = 0;
+	for (struct list *at = c->conns.next; at != &c->conns; at = at->next) {
+		struct conn *conn = container_of(at, struct conn, all);
+		uint64_t id = conn->link->serial;
+		bool asker = id == ask->asker_id;
+		if (conn->closing || (ask->id != 0 && id != ask->id) ||
+			(ask->has_text && !bytes_eq(addr, bytes_str(conn->link->addr))) ||
+			(asker && ask->skip_me))
+			continue;
+		killed++;
+		/* The asker reads its reply first. */
+		if (asker)
+			conn->quit = true;
+		else
+			conn_close(s, conn, false);
+	}
+	return killed;
+}
+
+struct scan {
+	const struct ask *ask;
+	struct buf *text; /* u16 length and bytes of each key */
+	uint32_t keys;
+	bool failed;
+};
+
+static void scan_each(void *arg, const struct scan_item *item)
+{
+	struct scan *scan = arg;
+	struct bytes pattern = bytes_of(scan->ask->text, scan->ask->text_bytes);
+	if (scan->ask->has_text && !glob_match(pattern, item->key, false))
+		return;
+	uint8_t *p = buf_reserve(scan->text, 2 + item->key.len);
+	if (p == NULL) {
+		scan->failed = true;
+		return;
+	}
+	put_u16(p, (uint16_t)item->key.len);
+	memcpy(p + 2, item->key.p, item->key.len);
+	scan->text->len += 2 + item->key.len;
+	scan->keys++;
+}
+
+static void answer(struct shard *s, const struct ask *ask, struct tally *t, struct buf *text)
+{
+	const struct clients *c = s->clients;
+	struct scan scan = {.ask = ask, .text = text};
+	*t = (struct tally){
+		.clients = c->n_conns,
+		.commands = c->commands,
+		.connections = c->connections,
+		.calls = c->calls_used,
+		.closed_slow = c->closed_slow,
+	};
+	engine_stats(s->engine, &t->stats);
+	t->no_copy = t->stats.status != NODE_ACTIVE;
+	switch (ask->question) {
+	case ASK_INFO:
+	case ASK_NODES:
+		tally_peers(s, t);
+		break;
+	case ASK_CLIENT_LIST:
+		list_clients(s, text);
+		break;
+	case ASK_CLIENT_KILL:
+		t->killed = kill_clients(s, ask);
+		break;
+	case ASK_SCAN:
+		if (t->no_copy)
+			break;
+		t->cursor = engine_scan(s->engine, &s->time, ask->cursor, ask->count, scan_each, &scan);
+		t->keys = scan.keys;
+		t->failed = scan.failed;
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- adding up ---- */
+
+static void add_stats(struct engine_stats *to, const struct engine_stats *from)
+{
+	to->leases += from->leases;
+	to->promises += from->promises;
+	to->waiters += from->waiters;
+	to->ops += from->ops;
+	to->ops_max += from->ops_max;
+	to->tombstones += from->tombstones;
+	to->memory_bytes += from->memory_bytes;
+	to->granted += from->granted;
+	to->refused += from->refused;
+	to->released += from->released;
+	to->extended += from->extended;
+	to->updated += from->updated;
+	to->expired += from->expired;
+	to->stale += from->stale;
+	to->retries += from->retries;
+	to->aborts += from->aborts;
+	to->queries += from->queries;
+	to->dissolved += from->dissolved;
+	to->no_quorum += from->no_quorum;
+	to->unknown += from->unknown;
+	to->limit += from->limit;
+	to->msgs_in += from->msgs_in;
+	to->msgs_out += from->msgs_out;
+}
+
+static void add_peer(struct tally_peer *to, const struct tally_peer *from)
+{
+	const struct peer_info *f = &from->info;
+	struct peer_info *t = &to->info;
+	if (!from->known)
+		return;
+	if (!to->known) {
+		*to = *from;
+		return;
+	}
+	/* The link heard last knows best how the node is. */
+	if (f->linked && (!t->linked || f->heard_ago_ns < t->heard_ago_ns)) {
+		t->status = f->status;
+		t->heard_ago_ns = f->heard_ago_ns;
+	}
+	t->linked |= f->linked;
+	t->links = (uint16_t)(t->links + f->links);
+	t->frames_in += f->frames_in;
+	t->frames_out += f->frames_out;
+	t->msgs_in += f->msgs_in;
+	t->msgs_out += f->msgs_out;
+	t->stale_frames += f->stale_frames;
+	t->bytes_in += f->bytes_in;
+	t->bytes_out += f->bytes_out;
+}
+
+static void gather_add(struct gather *g, const struct tally *t)
+{
+	add_stats(&g->tally.stats, &t->stats);
+	g->tally.clients += t->clients;
+	g->tally.commands += t->commands;
+	g->tally.connections += t->connections;
+	g->tally.calls += t->calls;
+	g->tally.closed_slow += t->closed_slow;
+	g->tally.killed += t->killed;
+	g->tally.cursor = t->cursor;
+	g->tally.keys += t->keys;
+	g->tally.no_copy |= t->no_copy;
+	g->tally.failed |= t->failed;
+	for (unsigned i = 0; i < MASTERS_MAX; i++)
+		add_peer(&g->tally.peers[i], &t->peers[i]);
+	g->left--;
+}
+
+/* ---- the reply ---- */
+
+static void reply_summary(const struct shard *s, const struct gather *g, bool resp3, struct buf *b)
+{
+	resp_map(b, resp3, 4);
+	resp_bulk_str(b, "leases");
+	resp_int(b, (int64_t)g->tally.stats.leases);
+	resp_bulk_str(b, "promises");
+	resp_int(b, (int64_t)g->tally.stats.promises);
+	resp_bulk_str(b, "waiters");
+	resp_int(b, (int64_t)g->tally.stats.waiters);
+	resp_bulk_str(b, "node");
+	resp_int(b, s->cfg.engine.self);
+}
+
+static void reply_scan(const struct shard *s, const struct gather *g, struct buf *b)
+{
+	unsigned threads = s->cfg.threads;
+	unsigned shard = g->ask.shard;
+	uint64_t cursor = 0;
+	if (g->tally.cursor != 0)
+		cursor = g->tally.cursor * threads + shard;
+	else if (shard + 1 < threads)
+		cursor = shard + 1;
+	resp_array(b, 2);
+	char digits[24];
+	uint8_t *end = (uint8_t *)digits + sizeof digits;
+	uint8_t *p = end;
+	do {
+		*--p = (uint8_t)('0' + cursor % 10);
+		cursor /= 10;
+	} while (cursor != 0);
+	resp_bulk(b, bytes_of(p, (size_t)(end - p)));
+	resp_array(b, g->tally.keys);
+	for (size_t at = 0; at < g->text.len;) {
+		uint16_t len = get_u16(g->text.data + at);
+		resp_bulk(b, bytes_of(g->text.data + at + 2, len));
+		at += 2U + len;
+	}
+}
+
+static void write_reply(struct shard *s, const struct gather *g, bool resp3, struct buf *b)
+{
+	struct buf *text = &s->clients->answer;
+	switch (g->ask.question) {
+	case ASK_SUMMARY:
+		reply_summary(s, g, resp3, b);
+		break;
+	case ASK_DBSIZE:
+		if (g->tally.no_copy)
+			reply_no_copy(b);
+		else
+			resp_int(b, (int64_t)g->tally.stats.leases);
+		break;
+	case ASK_INFO:
+		text->len = 0;
+		info_text(s, &g->tally, g->ask.sections, text);
+		resp_verbatim(b, resp3, bytes_of(text->data, text->len));
+		break;
+	case ASK_NODES:
+		nodes_reply(s, &g->tally, resp3, b);
+		break;
+	case ASK_CLIENT_LIST:
+		resp_verbatim(b, resp3, bytes_of(g->text.data, g->text.len));
+		break;
+	case ASK_CLIENT_KILL:
+		if (!g->ask.old_form)
+			resp_int(b, (int64_t)g->tally.killed);
+		else if (g->tally.killed > 0)
+			resp_simple(b, "OK");
+		else
+			resp_error(b, "ERR No such client");
+		break;
+	case ASK_SCAN:
+		if (g->tally.no_copy)
+			reply_no_copy(b);
+		else
+			reply_scan(s, g, b);
+		break;
+	default:
+		CHECK(!"a question");
+	}
+}
+
+static void gather_finish(struct shard *s, struct call *call)
+{
+	struct gather *g = call->gather;
+	struct conn *conn = call->conn;
+	uint32_t slot = call->slot;
+	bool resp3 = call->resp3;
+	call_free(s->clients, call);
+	if (conn != NULL && !conn->closing) {
+		/* Always by way of scratch: how long it gets is known afterwards. */
+		struct buf *b = &s->clients->scratch;
+		b->len = 0;
+		if (g->tally.failed)
+			conn_out_of_memory(s, conn);
+		else
+			write_reply(s, g, resp3, b);
+		if (b->len == 0)
+			conn_out_of_memory(s, conn);
+		reply_close(s, conn, slot, b);
+	}
+	gather_free(g);
+}
+
+/* ---- asking ---- */
+
+static void ask_shard(struct shard *s, struct call *call, unsigned shard)
+{
+	struct gather *g = call->gather;
+	if (shard != s->cfg.index) {
+		struct ask *to = mailbox_put(s->mail, shard, MAIL_GATHER, sizeof *to);
+		*to = g->ask;
+		return;
+	}
+	struct tally t;
+	answer(s, &g->ask, &t, &g->text);
+	gather_add(g, &t);
+}
+
+static enum run start(struct request *rq, struct ask *ask, unsigned first, unsigned end)
+{
+	struct shard *s = rq->s;
+	struct conn *conn = rq->conn;
+	for (unsigned i = first; i < end; i++)
+		if (i != s->cfg.index && mailbox_crowded(s->mail, i))
+			return RUN_CROWDED;
+	struct call *call = call_new(s, conn);
+	struct gather *g = calloc(1, sizeof *g);
+	if (call == NULL || g == NULL || !ring_push(conn, &call->slot)) {
+		if (call != NULL)
+			call_free(rq->c, call);
+		free(g);
+		resp_error(rq->out, "LIMIT too many commands in flight; retry later");
+		return RUN_DONE;
+	}
+	ring_set_barrier(conn, call->slot);
+	ask->tag = call_tag(s, call);
+	g->ask = *ask;
+	g->left = end - first;
+	buf_init(&g->text, 0);
+	call->gather = g;
+	for (unsigned i = first; i < end; i++)
+		ask_shard(s, call, i);
+	if (g->left == 0)
+		gather_finish(s, call);
+	return RUN_PENDING;
+}
+
+enum run gather_start(struct request *rq, struct ask *ask)
+{
+	return start(rq, ask, 0, rq->s->cfg.threads);
+}
+
+enum run gather_start_one(struct request *rq, struct ask *ask, unsigned shard)
+{
+	ask->shard = (uint16_t)shard;
+	return start(rq, ask, shard, shard + 1);
+}
+
+/* ---- mail ---- */
+
+static void send_answer(struct shard *s, unsigned to, const struct ask *ask)
+{
+	struct tally t;
+	struct buf *text = &s->clients->answer;
+	text->len = 0;
+	answer(s, ask, &t, text);
+	size_t at = 0;
+	bool last;
+	do {
+		size_t n = text->len - at;
+		last = n <= ANSWER_TEXT_BYTES;
+		if (!last)
+			n = ANSWER_TEXT_BYTES;
+		struct mail_answer *m =
+			mailbox_put(s->mail, to, MAIL_GATHERED, sizeof *m + n);
+		m->tag = ask->tag;
+		m->text_bytes = (uint32_t)n;
+		m->last = last;
+		m->tally = t;
+		if (n > 0)
+			memcpy(m + 1, text->data + at, n);
+		at += n;
+	} while (!last);
+}
+
+static void take_answer(struct shard *s, const void *body, size_t bytes)
+{
+	const struct mail_answer *m = body;
+	CHECK(bytes >= sizeof *m && bytes == sizeof *m + m->text_bytes);
+	struct call *call = call_of_tag(s, m->tag);
+	CHECK(call != NULL && call->gather != NULL);
+	struct gather *g = call->gather;
+	if (buf_append(&g->text, m + 1, m->text_bytes) != 0)
+		g->tally.failed = true;
+	if (m->last == 0)
+		return;
+	gather_add(g, &m->tally);
+	if (g->left == 0)
+		gather_finish(s, call);
+}
+
+void gather_mail(struct shard *s, unsigned from, uint16_t type, const void *body, size_t bytes)
+{
+	CHECK(from < s->cfg.threads);
+	if (type == MAIL_GATHER) {
+		CHECK(bytes == sizeof(struct ask));
+		send_answer(s, from, body);
+	} else {
+		CHECK(type == MAIL_GATHERED);
+		take_answer(s, body, bytes);
+	}
+}

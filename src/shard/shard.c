@@ -1,0 +1,300 @@
+#include "shard/shard.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "shard/internal.h"
+
+enum {
+	MAILS_PER_LOOP = 4096,
+	TICKS_PER_LOOP = 8,
+	/* How soon a full ring is tried again: its reader tells nobody that it made room. */
+	RING_FULL_RETRY_NS = 100 * 1000,
+};
+
+static unsigned control_thread(const struct shard *s)
+{
+	return s->cfg.threads;
+}
+
+static void carry_out(struct shard *s, const struct effect *fx)
+{
+	switch (fx->type) {
+	case FX_SEND:
+		peers_send(s, fx->send.to, fx->send.to_count, &fx->send.msg);
+		break;
+	case FX_REPLY:
+		client_result(s, &fx->reply);
+		break;
+	case FX_CEILING:
+		put_u64(mailbox_put(s->mail, control_thread(s), MAIL_RAISE_CEILING, sizeof(uint64_t)),
+			fx->ceiling_n);
+		break;
+	}
+}
+
+void shard_step(struct shard *s, const struct event *ev)
+{
+	CHECK(!s->stepping);
+	s->stepping = true;
+	engine_step(s->engine, &s->time, ev, &s->fx);
+	for (unsigned i = 0; i < s->fx.n; i++)
+		carry_out(s, &s->fx.v[i]);
+	s->stepping = false;
+}
+
+/* ---- mail ---- */
+
+static void status_told(struct shard *s, const struct mail_status *told)
+{
+	s->status = *told;
+	struct event ev = {
+		.type = EV_STATUS,
+		.status = {.status = (enum node_status)told->status, .floor_n = told->floor_n},
+	};
+	shard_step(s, &ev);
+}
+
+static void control_told(struct shard *s, uint16_t type, const void *body, size_t bytes)
+{
+	switch (type) {
+	case MAIL_ADOPT:
+		CHECK(bytes == sizeof(struct mail_adopt));
+		peers_adopt(s, body);
+		break;
+	case MAIL_STATUS:
+		CHECK(bytes == sizeof(struct mail_status));
+		status_told(s, body);
+		break;
+	case MAIL_CEILING:
+		CHECK(bytes == sizeof(uint64_t));
+		shard_step(s, &(struct event){.type = EV_CEILING, .ceiling_n = get_u64(body)});
+		break;
+	case MAIL_DRAIN:
+		s->draining = true;
+		break;
+	default:
+		CHECK(!"mail of a known type");
+	}
+}
+
+static void deliver(struct shard *s, unsigned from, uint16_t type, const void *body, size_t bytes)
+{
+	switch (type) {
+	case MAIL_OP:
+	case MAIL_RESULT:
+	case MAIL_CANCEL:
+		client_mail(s, from, type, body, bytes);
+		break;
+	case MAIL_GATHER:
+	case MAIL_GATHERED:
+		gather_mail(s, from, type, body, bytes);
+		break;
+	case MAIL_PEER_OUT:
+	case MAIL_PEER_IN:
+	case MAIL_PEER_LINK:
+		peers_mail(s, from, type, body, bytes);
+		break;
+	default:
+		control_told(s, type, body, bytes);
+	}
+}
+
+static void read_mail(struct shard *s)
+{
+	const void *body;
+	unsigned from;
+	uint16_t type;
+	size_t bytes;
+
+	for (unsigned i = 0; i < MAILS_PER_LOOP; i++) {
+		body = mailbox_next(s->mail, &from, &type, &bytes);
+		if (body == NULL)
+			break;
+		deliver(s, from, type, body, bytes);
+	}
+}
+
+/* ---- what the world calls ---- */
+
+static void on_collect(void *self)
+{
+	struct shard *s = self;
+	mailbox_collect(s->mail);
+}
+
+static void take_clocks(struct shard *s, const struct clocks *now)
+{
+	s->now = *now;
+	s->time = (struct engine_time){
+		.slow_ns = now->slow, .fast_ns = now->fast, .wall_us = now->wall_us};
+}
+
+static void on_begin(void *self, const struct clocks *now)
+{
+	struct shard *s = self;
+	s->worked = false;
+	take_clocks(s, now);
+}
+
+/* The world flushes after work(): a frame begun later in the same loop would go out half. */
+static void after_event(struct shard *s)
+{
+	if (s->worked)
+		peers_finish_loop(s);
+}
+
+static int on_open(void *self, struct link *link)
+{
+	struct shard *s = self;
+	int r = link->kind == LINK_CLIENT ? client_open(s, link) : 0;
+	after_event(s);
+	return r;
+}
+
+static ssize_t on_data(void *self, struct link *link, const uint8_t *data, size_t len)
+{
+	struct shard *s = self;
+	ssize_t used = link->kind == LINK_CLIENT ? client_data(s, link, data, len)
+						 : peers_data(s, link, data, len);
+	after_event(s);
+	return used;
+}
+
+static void on_close(void *self, struct link *link)
+{
+	struct shard *s = self;
+	if (link->kind == LINK_CLIENT)
+		client_close(s, link);
+	else
+		peers_close(s, link);
+	after_event(s);
+}
+
+static void drain(struct shard *s)
+{
+	if (!clients_drain(s) || s->drained)
+		return;
+	if (mailbox_has_mail(s->mail) || mailbox_unsent(s->mail) || !peers_flushed(s))
+		return;
+	(void)mailbox_put(s->mail, control_thread(s), MAIL_DRAINED, 0);
+	s->drained = true;
+}
+
+static void on_work(void *self)
+{
+	struct shard *s = self;
+
+	read_mail(s);
+	for (unsigned i = 0; i < TICKS_PER_LOOP && engine_wait_ns(s->engine, &s->time) == 0; i++)
+		shard_step(s, &(struct event){.type = EV_TICK});
+	clients_work(s);
+	if (s->draining)
+		drain(s);
+	peers_finish_loop(s);
+	s->worked = true;
+}
+
+static void wake(void *arg, unsigned thread)
+{
+	struct shard *s = arg;
+	s->env->ops->wake(s->env, thread);
+}
+
+static void on_publish(void *self)
+{
+	struct shard *s = self;
+	mailbox_publish(s->mail, wake, s);
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint64_t on_wait_ns(void *self)
+{
+	const struct shard *s = self;
+
+	if (mailbox_has_mail(s->mail))
+		return 0;
+	uint64_t wait = engine_wait_ns(s->engine, &s->time);
+	wait = min_u64(wait, peers_wait_ns(s));
+	wait = min_u64(wait, clients_wait_ns(s));
+	return mailbox_unsent(s->mail) ? min_u64(wait, RING_FULL_RETRY_NS) : wait;
+}
+
+static bool on_sleep(void *self)
+{
+	struct shard *s = self;
+	return mailbox_sleep(s->mail);
+}
+
+static void on_awake(void *self)
+{
+	struct shard *s = self;
+	mailbox_awake(s->mail);
+}
+
+static bool on_has_mail(void *self)
+{
+	const struct shard *s = self;
+	return mailbox_has_mail(s->mail);
+}
+
+struct env_handler shard_handler(struct shard *s)
+{
+	return (struct env_handler){
+		.self = s,
+		.collect = on_collect,
+		.begin = on_begin,
+		.open = on_open,
+		.data = on_data,
+		.close = on_close,
+		.work = on_work,
+		.publish = on_publish,
+		.wait_ns = on_wait_ns,
+		.sleep = on_sleep,
+		.awake = on_awake,
+		.has_mail = on_has_mail,
+	};
+}
+
+/* ---- life ---- */
+
+struct shard *shard_new(const struct shard_config *cfg, struct env *env, struct mailbox *mail,
+	const struct clocks *now, void *memory, size_t memory_bytes)
+{
+	CHECK(cfg->index < cfg->threads && cfg->threads <= THREADS_MAX);
+	CHECK(cfg->engine.threads == cfg->threads && cfg->engine.shard == cfg->index);
+	struct shard *s = calloc(1, sizeof *s);
+	if (s == NULL)
+		return NULL;
+	s->cfg = *cfg;
+	s->env = env;
+	s->mail = mail;
+	s->started_mclk = now->mclk;
+	/* As the engine begins; the control thread tells what follows. */
+	s->status.status = NODE_QUARANTINE;
+	take_clocks(s, now);
+	s->engine = engine_init(&s->cfg.engine, &s->time, memory, memory_bytes);
+	s->peers = peers_new(s);
+	s->clients = clients_new(s);
+	if (s->engine == NULL || s->peers == NULL || s->clients == NULL) {
+		shard_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+void shard_free(struct shard *s)
+{
+	if (s == NULL)
+		return;
+	if (s->clients != NULL)
+		clients_free(s);
+	if (s->peers != NULL)
+		peers_free(s);
+	free(s);
+}

@@ -1,0 +1,275 @@
+#include "cluster_fixture.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#include "base/hash.h"
+
+#define NS_PER_MS UINT64_C(1000000)
+
+static void carry_out(struct fixture *f, unsigned id, const struct effects *fx)
+{
+	for (unsigned i = 0; i < fx->n; i++) {
+		const struct effect *e = &fx->v[i];
+		if (e->type == FX_REPLY) {
+			assert_true(f->n_results < RESULTS_MAX);
+			struct fixture_result *r = &f->results[f->n_results++];
+			r->r = e->reply;
+			r->at_fast_ns = f->now_ns;
+			memset(r->value, 0, sizeof r->value);
+			memset(r->client, 0, sizeof r->client);
+			if (e->reply.value.len > 0 && e->reply.value.len < sizeof r->value)
+				memcpy(r->value, e->reply.value.p, e->reply.value.len);
+			if (e->reply.client.len > 0)
+				memcpy(r->client, e->reply.client.p, e->reply.client.len);
+		} else if (e->type == FX_SEND) {
+			for (unsigned k = 0; k < e->send.to_count; k++) {
+				uint8_t to = e->send.to[k];
+				if (f->node[to].down || f->cut[id][to] ||
+					(f->lose != NULL && f->lose(f, (uint8_t)id, to, &e->send.msg)))
+					continue;
+				struct buf b;
+				buf_init(&b, 0);
+				assert_int_equal(msg_encode(&b, &e->send.msg), 0);
+				struct fixture_mail *m = &f->mail[f->mail_tail++ % MAIL_MAX];
+				assert_false(m->used);
+				*m = (struct fixture_mail){(uint8_t)id, to, true, b.data, b.len};
+			}
+		}
+	}
+}
+
+static void step(struct fixture *f, unsigned id, const struct event *ev)
+{
+	static struct effects fx;
+	struct fixture_node *n = &f->node[id];
+	n->time.slow_ns = n->time.fast_ns = f->now_ns;
+	n->time.wall_us = UINT64_C(1800000000000000) + f->now_ns / 1000;
+	engine_step(n->engine, &n->time, ev, &fx);
+	carry_out(f, id, &fx);
+}
+
+static void start_node(struct fixture *f, unsigned id)
+{
+	struct fixture_node *n = &f->node[id];
+	n->memory_bytes = engine_memory_bytes(&n->cfg);
+	assert_true(n->memory_bytes > 0);
+	n->memory = mmap(NULL, n->memory_bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_true(n->memory != MAP_FAILED);
+	n->time.slow_ns = n->time.fast_ns = f->now_ns;
+	n->time.wall_us = UINT64_C(1800000000000000) + f->now_ns / 1000;
+	n->engine = engine_init(&n->cfg, &n->time, n->memory, n->memory_bytes);
+	n->down = n->paused = false;
+}
+
+struct fixture *fixture_new(unsigned n, void (*change)(struct engine_config *cfg))
+{
+	struct fixture *f = calloc(1, sizeof *f);
+	assert_non_null(f);
+	f->n = n;
+	f->now_ns = 1000 * NS_PER_MS;
+	f->next_tag = 1;
+	for (unsigned id = 1; id <= n; id++) {
+		struct engine_config *c = &f->node[id].cfg;
+		*c = (struct engine_config){.self = (uint8_t)id, .n_masters = (uint8_t)n, .slots = 64,
+			.threads = 1, .max_lease_ms = 60000, .attempt_ms = 1000, .drift_ppm = 1000,
+			.op_timeout_ms = 2000, .max_leases = 4096, .max_ops = 1024,
+			.max_waiters_per_key = 512, .cid = 0x1000 + id, .seed = id,
+			.ceiling_n = BALLOT_MAX};
+		for (unsigned k = 0; k < n; k++)
+			c->masters[k] = (uint8_t)(k + 1);
+		if (change != NULL)
+			change(c);
+		start_node(f, id);
+		fixture_activate(f, id, 0);
+	}
+	for (unsigned a = 1; a <= n; a++)
+		for (unsigned b = a + 1; b <= n; b++)
+			fixture_link(f, a, b, true);
+	return f;
+}
+
+void fixture_free(struct fixture *f)
+{
+	f->hold = false;
+	for (; f->mail_head != f->mail_tail; f->mail_head++) {
+		free(f->mail[f->mail_head % MAIL_MAX].bytes);
+		f->mail[f->mail_head % MAIL_MAX].used = false;
+	}
+	for (unsigned id = 1; id <= f->n; id++) {
+		if (!f->node[id].down)
+			engine_validate(f->node[id].engine);
+		munmap(f->node[id].memory, f->node[id].memory_bytes);
+	}
+	free(f);
+}
+
+bool fixture_deliver_one(struct fixture *f)
+{
+	unsigned end = f->mail_tail;
+	for (unsigned i = f->mail_head; i != end; i++) {
+		struct fixture_mail *m = &f->mail[i % MAIL_MAX];
+		if (!m->used || f->node[m->to].paused)
+			continue;
+		struct msg msg;
+		size_t used;
+		m->used = false;
+		if (!f->node[m->to].down && !f->cut[m->from][m->to]) {
+			assert_int_equal(msg_decode(m->bytes, m->len, &msg, &used), 0);
+			assert_int_equal(used, m->len);
+			f->messages++;
+			step(f, m->to, &(struct event){.type = EV_MSG, .msg = {m->from, &msg}});
+		}
+		free(m->bytes);
+		while (f->mail_head != f->mail_tail && !f->mail[f->mail_head % MAIL_MAX].used)
+			f->mail_head++;
+		return true;
+	}
+	return false;
+}
+
+void fixture_settle(struct fixture *f)
+{
+	if (f->hold)
+		return;
+	while (fixture_deliver_one(f))
+		;
+}
+
+static void tick_all(struct fixture *f)
+{
+	for (unsigned id = 1; id <= f->n; id++) {
+		struct fixture_node *n = &f->node[id];
+		if (n->down || n->paused)
+			continue;
+		for (int i = 0; i < 1000; i++) {
+			step(f, id, &(struct event){.type = EV_TICK});
+			if (engine_wait_ns(n->engine, &n->time) > 0)
+				break;
+		}
+	}
+}
+
+void fixture_run_ms(struct fixture *f, uint64_t ms)
+{
+	for (uint64_t i = 0; i < ms; i++) {
+		f->now_ns += NS_PER_MS;
+		tick_all(f);
+		fixture_settle(f);
+	}
+}
+
+void fixture_crash(struct fixture *f, unsigned id)
+{
+	for (unsigned k = 1; k <= f->n; k++)
+		if (k != id && !f->node[k].down)
+			fixture_link(f, id, k, false);
+	f->node[id].down = true;
+	munmap(f->node[id].memory, f->node[id].memory_bytes);
+	f->node[id].memory = NULL;
+}
+
+void fixture_restart(struct fixture *f, unsigned id)
+{
+	f->node[id].cfg.cid += 0x100;
+	start_node(f, id);
+	for (unsigned k = 1; k <= f->n; k++)
+		if (k != id && !f->node[k].down)
+			fixture_link(f, id, k, true);
+}
+
+void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n)
+{
+	step(f, id, &(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, floor_n}});
+}
+
+void fixture_cut(struct fixture *f, unsigned a, unsigned b, bool cut)
+{
+	f->cut[a][b] = f->cut[b][a] = cut;
+}
+
+void fixture_link(struct fixture *f, unsigned a, unsigned b, bool up)
+{
+	step(f, a, &(struct event){.type = EV_LINK, .link = {(uint8_t)b, up}});
+	step(f, b, &(struct event){.type = EV_LINK, .link = {(uint8_t)a, up}});
+}
+
+void fixture_pause(struct fixture *f, unsigned id, bool paused)
+{
+	f->node[id].paused = paused;
+}
+
+uint64_t fixture_op(struct fixture *f, unsigned id, struct op_request r)
+{
+	r.tag = f->next_tag++;
+	r.hash = hash_bytes(r.key);
+	r.asked_fast_ns = f->now_ns;
+	if (r.client.len == 0)
+		r.client = bytes_str("tester");
+	step(f, id, &(struct event){.type = EV_OP, .op = r});
+	fixture_settle(f);
+	return r.tag;
+}
+
+uint64_t fixture_lock(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms)
+{
+	return fixture_op(f, id, (struct op_request){.kind = OP_LOCK, .key = bytes_str(key),
+		.value = bytes_str(value), .ttl_ms = ttl_ms, .has_ttl = true});
+}
+
+uint64_t fixture_lock_wait(struct fixture *f, unsigned id, const char *key, const char *value,
+	uint32_t ttl_ms, uint64_t wait_ms)
+{
+	return fixture_op(f, id, (struct op_request){.kind = OP_LOCK, .key = bytes_str(key),
+		.value = bytes_str(value), .ttl_ms = ttl_ms, .has_ttl = true, .wait = true,
+		.wait_ms = wait_ms});
+}
+
+uint64_t fixture_release(struct fixture *f, unsigned id, const char *key, const char *value)
+{
+	return fixture_op(f, id, (struct op_request){.kind = OP_RELEASE, .key = bytes_str(key),
+		.value = bytes_str(value)});
+}
+
+uint64_t fixture_extend(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms)
+{
+	return fixture_op(f, id, (struct op_request){.kind = OP_EXTEND, .key = bytes_str(key),
+		.value = bytes_str(value), .ttl_ms = ttl_ms, .has_ttl = true});
+}
+
+uint64_t fixture_update(struct fixture *f, unsigned id, const char *key, const char *value,
+	const char *new_value)
+{
+	return fixture_op(f, id, (struct op_request){.kind = OP_UPDATE, .key = bytes_str(key),
+		.value = bytes_str(value), .new_value = bytes_str(new_value)});
+}
+
+uint64_t fixture_read(struct fixture *f, unsigned id, const char *key, bool quorum)
+{
+	return fixture_op(f, id, (struct op_request){.kind = quorum ? OP_READ_QUORUM : OP_READ,
+		.key = bytes_str(key)});
+}
+
+const struct fixture_result *fixture_result(const struct fixture *f, uint64_t tag)
+{
+	for (unsigned i = 0; i < f->n_results; i++)
+		if (f->results[i].r.tag == tag)
+			return &f->results[i];
+	return NULL;
+}
+
+enum outcome fixture_outcome(struct fixture *f, uint64_t tag)
+{
+	fixture_settle(f);
+	/* Rivals back off for moments. */
+	for (unsigned ms = 0; ms < 100 && fixture_result(f, tag) == NULL; ms++)
+		fixture_run_ms(f, 1);
+	const struct fixture_result *r = fixture_result(f, tag);
+	assert_non_null(r);
+	return r->r.outcome;
+}

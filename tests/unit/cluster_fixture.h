@@ -1,0 +1,82 @@
+/* A cluster of engines in memory, on one clock that the test moves. A test reads as a script: lock,
+ * cut a link, let messages through, move time, look. Messages go through the real frame codec. */
+#pragma once
+
+#include "base/buf.h"
+#include "core/engine.h"
+
+enum { NODES_MAX = 5, RESULTS_MAX = 4096, MAIL_MAX = 65536 };
+
+struct fixture_mail {
+	uint8_t from, to;
+	bool used;
+	uint8_t *bytes;
+	size_t len;
+};
+
+struct fixture_node {
+	struct engine *engine;
+	void *memory;
+	size_t memory_bytes;
+	struct engine_config cfg;
+	struct engine_time time;
+	bool down;
+	bool paused; /* mail waits, time goes on */
+};
+
+struct fixture_result {
+	struct result r;
+	char value[64];
+	char client[64];
+	uint64_t at_fast_ns;
+};
+
+struct fixture {
+	unsigned n;
+	struct fixture_node node[NODES_MAX + 1]; /* by id, 1..n */
+	bool cut[NODES_MAX + 1][NODES_MAX + 1];  /* from, to: messages are lost */
+	/* Decides the fate of a message beside the cuts: true: lose it. */
+	bool (*lose)(struct fixture *f, uint8_t from, uint8_t to, const struct msg *m);
+	void *lose_arg;
+	struct fixture_mail mail[MAIL_MAX];
+	unsigned mail_head, mail_tail;
+	uint64_t now_ns;
+	struct fixture_result results[RESULTS_MAX];
+	unsigned n_results;
+	uint64_t next_tag;
+	uint64_t messages; /* delivered so far */
+	bool hold; /* messages stay in the queue */
+};
+
+/* @change may alter the configuration of every node; NULL: defaults (max-lease 60 s, T_att 1 s). */
+struct fixture *fixture_new(unsigned n, void (*change)(struct engine_config *cfg));
+void fixture_free(struct fixture *f);
+/* Deliver what is in the queue, and what that causes, until nothing moves. */
+void fixture_settle(struct fixture *f);
+/* Deliver one message; false: none. */
+bool fixture_deliver_one(struct fixture *f);
+/* Move time in small steps, ticking and settling. */
+void fixture_run_ms(struct fixture *f, uint64_t ms);
+/* Crash: memory is lost. The node is away until fixture_restart(), which puts it into quarantine. */
+void fixture_crash(struct fixture *f, unsigned id);
+void fixture_restart(struct fixture *f, unsigned id);
+void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n);
+/* Cut or mend both directions. */
+void fixture_cut(struct fixture *f, unsigned a, unsigned b, bool cut);
+void fixture_link(struct fixture *f, unsigned a, unsigned b, bool up);
+void fixture_pause(struct fixture *f, unsigned id, bool paused);
+
+/* Begin an operation at a node; returns its tag. */
+uint64_t fixture_op(struct fixture *f, unsigned id, struct op_request r);
+uint64_t fixture_lock(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms);
+uint64_t fixture_lock_wait(struct fixture *f, unsigned id, const char *key, const char *value,
+	uint32_t ttl_ms, uint64_t wait_ms);
+uint64_t fixture_release(struct fixture *f, unsigned id, const char *key, const char *value);
+uint64_t fixture_extend(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms);
+uint64_t fixture_update(struct fixture *f, unsigned id, const char *key, const char *value,
+	const char *new_value);
+uint64_t fixture_read(struct fixture *f, unsigned id, const char *key, bool quorum);
+/* The result of an operation; NULL: not answered yet. */
+const struct fixture_result *fixture_result(const struct fixture *f, uint64_t tag);
+/* The outcome, after at most 100 ms of back-off among rivals; fails the test when there is none. */
+enum outcome fixture_outcome(struct fixture *f, uint64_t tag);

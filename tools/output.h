@@ -1,0 +1,16 @@
+/* Replies as people and as machines want to read them. */
+#pragma once
+
+#include <stdio.h>
+
+#include "wire/resp.h"
+
+/* One JSON value. Byte strings become JSON strings: valid UTF-8 as it stands, any other byte and
+ * control characters as \u00XX. */
+void json_value(FILE *f, const struct resp_value *v);
+void json_string(FILE *f, struct bytes s);
+
+/* Lines of "name  value"; nested lists are indented. Bytes that are not printable UTF-8 are written
+ * as \xHH, so that a value cannot command the terminal. */
+void plain_value(FILE *f, const struct resp_value *v);
+void plain_string(FILE *f, struct bytes s);

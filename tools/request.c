@@ -1,0 +1,211 @@
+#include "request.h"
+
+#include <stdio.h>
+
+#include "base/check.h"
+
+const struct command commands[] = {
+	{.name = "lock", .verb = "LOCK", .usage = "KEY VALUE TTL [--wait TIME] [--idempotent]",
+		.null_means = "held by another", .null_word = "held",
+		.help = "Take the lock KEY for TTL. VALUE tells holders apart: choose a different one\n"
+			"for each. With --wait, stand in line for at most TIME. With --idempotent, a\n"
+			"lock that is held with this very VALUE is extended and counts as taken: for\n"
+			"repeating a request whose answer was lost.\n"
+			"Count on the lock for valid-ms from when you started this command, not\n"
+			"longer. The token grows with every grant: hand it to what you protect.",
+		.words = {WORD_BYTES, WORD_BYTES, WORD_TIME},
+		.options = {{"--wait", "WAIT", WORD_WAIT}, {"--idempotent", "IDEMPOTENT", WORD_NONE}}},
+	{.name = "update", .verb = "UPDATE", .usage = "KEY VALUE NEW-VALUE [--token N]",
+		.help = "Replace the VALUE of a held lock. The lease keeps its end.",
+		.words = {WORD_BYTES, WORD_BYTES, WORD_BYTES},
+		.options = {{"--token", "TOKEN", WORD_TOKEN}}},
+	{.name = "extend", .verb = "EXTEND", .usage = "KEY VALUE TTL [--token N]",
+		.help = "Let the lease end TTL from now, never earlier than before.",
+		.words = {WORD_BYTES, WORD_BYTES, WORD_TIME},
+		.options = {{"--token", "TOKEN", WORD_TOKEN}}},
+	{.name = "release", .verb = "RELEASE", .usage = "KEY VALUE [--token N]",
+		.help = "Give the lock up. With --token exactly that grant.",
+		.words = {WORD_BYTES, WORD_BYTES}, .options = {{"--token", "TOKEN", WORD_TOKEN}}},
+	{.name = "read", .verb = "READ", .usage = "KEY [--quorum]", .null_means = "not held",
+		.null_word = "none",
+		.help = "Print the value: this node's copy, which may be stale; with --quorum, what a\n"
+			"majority says now.",
+		.words = {WORD_BYTES}, .options = {{"--quorum", "QUORUM", WORD_NONE}}},
+	{.name = "holder", .verb = "HOLDER", .usage = "KEY [--quorum]", .null_means = "not held",
+		.null_word = "none",
+		.help = "Print value, token, times, node and client of the holder.",
+		.words = {WORD_BYTES}, .options = {{"--quorum", "QUORUM", WORD_NONE}}},
+	{.name = "check", .verb = "CHECK", .usage = "KEY TOKEN",
+		.help = "Does the lock belong to the grant TOKEN, by quorum? Exit status 0 or 1.",
+		.words = {WORD_BYTES, WORD_TOKEN}, .zero_is_refusal = true},
+	{.name = "wait-for", .verb = "WAITFOR", .usage = "KEY TIMEOUT",
+		.null_means = "not held within that time", .null_word = "timeout",
+		.help = "Wait until the key is held, and print its value.",
+		.words = {WORD_BYTES, WORD_WAIT}},
+	{.name = "wait-release", .verb = "WAITRELEASE", .usage = "KEY TIMEOUT",
+		.null_means = "still held", .null_word = "timeout",
+		.help = "Wait until the key is released or its lease ends.",
+		.words = {WORD_BYTES, WORD_WAIT}},
+	{.name = "lag", .verb = "LAG", .usage = "",
+		.help = "Take and release a probe lock, and print how long it took."},
+	{.name = "summary", .verb = "SUMMARY", .usage = "",
+		.help = "Leases, promises and waiters of this node."},
+	{.name = "nodes", .verb = "NODES", .usage = "",
+		.help = "Epoch, quorum, and the state of every node."},
+	{.name = "info", .verb = "INFO", .usage = "", .help = "What the node says of itself."},
+	{0},
+};
+
+const struct command *command_find(const char *name)
+{
+	for (const struct command *c = commands; c->name; c++) {
+		if (strcmp(c->name, name) == 0)
+			return c;
+	}
+	return NULL;
+}
+
+/* Decimal digits only, at most BALLOT_MAX; *ret_rest is what follows them. */
+static bool number_parse(const char *text, uint64_t *ret, const char **ret_rest)
+{
+	uint64_t n = 0;
+	const char *p = text;
+
+	for (; *p >= '0' && *p <= '9'; p++) {
+		n = n * 10 + (uint64_t)(*p - '0');
+		if (n > BALLOT_MAX)
+			return false;
+	}
+	*ret = n;
+	*ret_rest = p;
+	return p != text;
+}
+
+bool duration_parse(const char *text, int64_t *ret_ms)
+{
+	static const struct {
+		const char *name;
+		uint64_t ms;
+	} units[] = {{"", 1}, {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}};
+	uint64_t n;
+	const char *unit;
+
+	if (!number_parse(text, &n, &unit))
+		return false;
+	for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+		if (strcmp(unit, units[i].name) == 0 && n <= BALLOT_MAX / units[i].ms) {
+			*ret_ms = (int64_t)(n * units[i].ms);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* What goes to the server for @word; the text of a time is kept in @r. 0, or -1. */
+static int encode_word(struct request *r, enum word_kind kind, const char *word, struct bytes *ret,
+	char *why, size_t why_bytes)
+{
+	int64_t ms;
+	uint64_t token;
+	const char *rest;
+
+	switch (kind) {
+	case WORD_NONE:
+	case WORD_BYTES:
+		break;
+	case WORD_TIME:
+	case WORD_WAIT:
+		if (!duration_parse(word, &ms)) {
+			snprintf(why, why_bytes,
+				"'%s' is no time: milliseconds, or 500ms, 10s, 1m, 1h", word);
+			return -1;
+		}
+		if (kind == WORD_WAIT)
+			r->wait_ms = ms;
+		CHECK(r->n_numbers < sizeof r->numbers / sizeof *r->numbers);
+		char *text = r->numbers[r->n_numbers++];
+		snprintf(text, sizeof r->numbers[0], "%lld", (long long)ms);
+		*ret = bytes_str(text);
+		return 0;
+	case WORD_TOKEN:
+		if (!number_parse(word, &token, &rest) || *rest != '\0') {
+			snprintf(why, why_bytes, "'%s' is no token", word);
+			return -1;
+		}
+		break;
+	}
+	*ret = bytes_str(word);
+	return 0;
+}
+
+/* The options given so far; they go behind the words, wherever people wrote them. */
+struct tail {
+	size_t argc;
+	struct bytes argv[2 * COMMAND_OPTIONS_MAX];
+	bool seen[COMMAND_OPTIONS_MAX];
+};
+
+/* Take the option at words[*i] and its value. 0, or -1. */
+static int add_option(struct request *r, struct tail *tail, size_t n, char **words, size_t *i,
+	char *why, size_t why_bytes)
+{
+	const struct command *c = r->command;
+	size_t k = 0;
+
+	while (k < COMMAND_OPTIONS_MAX && c->options[k].flag &&
+		strcmp(words[*i], c->options[k].flag) != 0)
+		k++;
+	if (k == COMMAND_OPTIONS_MAX || !c->options[k].flag) {
+		snprintf(why, why_bytes,
+			"%s knows no option '%s' (write -- before words that begin with --)",
+			c->name, words[*i]);
+		return -1;
+	}
+	if (tail->seen[k]) {
+		snprintf(why, why_bytes, "%s is there twice", words[*i]);
+		return -1;
+	}
+	tail->seen[k] = true;
+	tail->argv[tail->argc++] = bytes_str(c->options[k].verb);
+	if (c->options[k].kind == WORD_NONE)
+		return 0;
+	if (*i + 1 >= n) {
+		snprintf(why, why_bytes, "%s needs a value", words[*i]);
+		return -1;
+	}
+	return encode_word(r, c->options[k].kind, words[++*i], &tail->argv[tail->argc++], why,
+		why_bytes);
+}
+
+int request_build(struct request *ret, const struct command *command, size_t n, char **words,
+	char *why, size_t why_bytes)
+{
+	size_t wanted = 0, found = 0;
+	bool plain = false;
+	struct tail tail = {0};
+
+	*ret = (struct request){.command = command, .argc = 1};
+	ret->argv[0] = bytes_str(command->verb);
+	while (wanted < COMMAND_WORDS_MAX && command->words[wanted] != WORD_NONE)
+		wanted++;
+	for (size_t i = 0; i < n; i++) {
+		if (!plain && strcmp(words[i], "--") == 0) {
+			plain = true;
+		} else if (!plain && strncmp(words[i], "--", 2) == 0) {
+			if (add_option(ret, &tail, n, words, &i, why, why_bytes) < 0)
+				return -1;
+		} else if (found++ < wanted) {
+			if (encode_word(ret, command->words[found - 1], words[i],
+				    &ret->argv[ret->argc++], why, why_bytes) < 0)
+				return -1;
+		}
+	}
+	if (found != wanted) {
+		snprintf(why, why_bytes, "usage: locker %s%s%s", command->name,
+			*command->usage ? " " : "", command->usage);
+		return -1;
+	}
+	for (size_t i = 0; i < tail.argc; i++)
+		ret->argv[ret->argc++] = tail.argv[i];
+	return 0;
+}
