@@ -1,5 +1,7 @@
 #include "base/prng.h"
 
+__extension__ typedef unsigned __int128 wide;
+
 static uint64_t splitmix64(uint64_t *x)
 {
 	uint64_t z = (*x += UINT64_C(0x9e3779b97f4a7c15));
@@ -37,5 +39,5 @@ uint64_t prng_below(struct prng *r, uint64_t bound)
 {
 	if (bound == 0)
 		return 0;
-	return (uint64_t)(((unsigned __int128)prng_next(r) * bound) >> 64);
+	return (uint64_t)(((wide)prng_next(r) * bound) >> 64);
 }

@@ -69,7 +69,8 @@ struct env_handler {
 	/* All completions of this loop are in hand; note how far the mailboxes reach. */
 	void (*collect)(void *self);
 	void (*begin)(void *self, const struct clocks *now);
-	/* A client connected. 0, or -1: refuse (the world sends what is in link->out and closes). */
+	/* A client connected; not called for adopted links. 0, or -1: refuse (the world sends what
+	 * is in link->out and closes; close() follows as for any link). */
 	int (*open)(void *self, struct link *link);
 	/* Bytes arrived: @data holds what was left over plus what is new. Returns how many were
 	 * used, or -1: drop the stream (what is in link->out is still sent). Bytes not used come

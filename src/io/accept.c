@@ -25,7 +25,7 @@ static void refuse(struct io *io, int fd)
 	if (io->cfg.full_reply != NULL)
 		(void)!send(fd, io->cfg.full_reply, strlen(io->cfg.full_reply),
 			MSG_DONTWAIT | MSG_NOSIGNAL);
-	(void)close(fd);
+	close_politely(fd);
 }
 
 static void accepted(struct io *io, int fd)
@@ -34,9 +34,10 @@ static void accepted(struct io *io, int fd)
 		(void)close(fd);
 		return;
 	}
-	char addr[sizeof((struct link *)NULL)->addr];
+	struct conn *c;
+	char addr[sizeof c->link.addr];
 	io_peer_address(fd, addr, sizeof addr);
-	struct conn *c = conn_new(io, fd, LINK_CLIENT, addr);
+	c = conn_new(io, fd, LINK_CLIENT, addr);
 	if (c == NULL) {
 		refuse(io, fd);
 		return;

@@ -6,7 +6,8 @@
 
 #include "base/check.h"
 
-enum { PAGE_BYTES = 4096, HUGE_BYTES = 2 * 1024 * 1024, ENTRIES_MAX = 32768 };
+/* The kernel wants rings aligned to its pages: 64 KiB is the largest in use. */
+enum { PAGE_BYTES = 65536, HUGE_BYTES = 2 * 1024 * 1024, ENTRIES_MAX = 32768 };
 
 static size_t round_up(size_t n, size_t to)
 {

@@ -105,7 +105,7 @@ struct io {
 	struct list todo[BUFFER_GROUPS];
 
 	unsigned in_flight; /* requests in the kernel, of links and our own */
-	bool accept_armed, wake_armed, stopping, stopped;
+	bool accept_armed, wake_armed, stopping;
 	uint64_t accept_at_ns;    /* mclk; not before */
 	uint64_t last_work_ns;    /* CLOCK_MONOTONIC */
 	uint64_t loop_started_ns; /* CLOCK_MONOTONIC */
@@ -131,6 +131,12 @@ static inline size_t conn_kept(const struct conn *c)
 	return c->input.len - c->input_used;
 }
 
+static inline size_t conn_input_max(const struct io *io, const struct conn *c)
+{
+	bool peer = c->link.kind == LINK_PEER;
+	return peer ? io->cfg.peer_input_max_bytes : io->cfg.input_max_bytes;
+}
+
 /* ---- links.c: slots, and what a slot needs from the kernel ---- */
 int links_init(struct io *io);
 void links_fini(struct io *io);
@@ -147,6 +153,8 @@ void links_submit(struct io *io);
 /* The link of a completion; NULL when it has gone. */
 struct conn *conn_of(struct io *io, uint64_t ud);
 bool conn_has_output(const struct conn *c);
+/* Close a socket whose last words must arrive. */
+void close_politely(int fd);
 
 /* ---- stream.c: bytes in and out ---- */
 void stream_received(struct io *io, const struct ring_cqe *cqe);

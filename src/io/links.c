@@ -56,11 +56,13 @@ static size_t output_max(const struct io *io, enum link_kind kind)
 	return kind == LINK_PEER ? io->cfg.peer_output_max_bytes : io->cfg.output_max_bytes;
 }
 
-/* A batch received before the stop takes effect may still arrive on top of what is kept. */
+/* What the kernel received before it heard of the stop still arrives on top of what is kept: one
+ * stream may have filled all buffers of its group, and again while the stop was under way. */
 static size_t input_hard_max(const struct io *io, enum link_kind kind)
 {
 	size_t soft = kind == LINK_PEER ? io->cfg.peer_input_max_bytes : io->cfg.input_max_bytes;
-	return soft + 2 * (size_t)BATCH_MAX * io->buffers.group[kind].shape.bytes;
+	const struct buffer_shape *s = &io->buffers.group[kind].shape;
+	return soft + 2 * (size_t)s->entries * s->bytes;
 }
 
 struct conn *conn_new(struct io *io, int fd, enum link_kind kind, const char *addr)
@@ -93,22 +95,24 @@ struct conn *conn_new(struct io *io, int fd, enum link_kind kind, const char *ad
 	return c;
 }
 
-/* What the peer sent and we do not want, so that close(2) ends the stream instead of resetting it,
- * which could destroy our last reply on its way (RFC 1122 4.2.2.13). */
-static void discard_input(int fd)
+/* With unread input close(2) resets the stream, which can destroy our last reply on its way
+ * (RFC 1122 4.2.2.13); so read away what is there, within reason. */
+void close_politely(int fd)
 {
 	uint8_t scratch[DISCARD_BYTES];
 	for (int i = 0; i < DISCARD_READS; i++)
 		if (recv(fd, scratch, sizeof scratch, MSG_DONTWAIT) <= 0)
-			return;
+			break;
+	(void)close(fd);
 }
 
 static void conn_free(struct io *io, struct conn *c)
 {
 	CHECK(c->state == CONN_DEAD);
 	if (c->drain_input)
-		discard_input(c->fd);
-	(void)close(c->fd);
+		close_politely(c->fd);
+	else
+		(void)close(c->fd);
 	c->fd = -1;
 	buf_fini(&c->link.out);
 	buf_fini(&c->sending);
@@ -235,17 +239,11 @@ static bool bury(struct io *io, struct conn *c)
 	return true;
 }
 
-static size_t input_max(const struct io *io, const struct conn *c)
-{
-	bool peer = c->link.kind == LINK_PEER;
-	return peer ? io->cfg.peer_input_max_bytes : io->cfg.input_max_bytes;
-}
-
 static bool wants_receive(const struct io *io, const struct conn *c)
 {
 	if (c->state != CONN_OPEN)
 		return false;
-	return !c->link.paused || conn_kept(c) < input_max(io, c);
+	return !c->link.paused || conn_kept(c) < conn_input_max(io, c);
 }
 
 static bool cancel_receive(struct io *io, struct conn *c)

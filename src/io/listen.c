@@ -210,8 +210,7 @@ static void explain_listen(int err, const char *address, char *why, size_t why_b
 			"not allowed to listen on %s: choose a port from 1024 on", address);
 		break;
 	default:
-		errno = -err;
-		(void)snprintf(why, why_bytes, "cannot listen on %s: %m", address);
+		(void)snprintf(why, why_bytes, "cannot listen on %s: %s", address, strerror(-err));
 	}
 }
 
@@ -257,8 +256,7 @@ int io_connect(const char *address, int *ret_fd, char *why, size_t why_bytes)
 		fd = connect_to(at);
 	freeaddrinfo(all);
 	if (fd < 0) {
-		errno = -fd;
-		(void)snprintf(why, why_bytes, "cannot connect to %s: %m", address);
+		(void)snprintf(why, why_bytes, "cannot connect to %s: %s", address, strerror(-fd));
 		return fd;
 	}
 	*ret_fd = fd;

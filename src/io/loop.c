@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -108,9 +109,8 @@ int io_new(const struct io_config *cfg, struct io **ret, char *why, size_t why_b
 	if (err == 0)
 		err = links_init(io);
 	if (err != 0) {
-		errno = -err;
-		(void)snprintf(why, why_bytes, "no memory for receive buffers and %u links: %m",
-			cfg->max_links);
+		(void)snprintf(why, why_bytes, "no memory for receive buffers and %u links: %s",
+			cfg->max_links, strerror(-err));
 		io_free(io);
 		return err;
 	}
@@ -321,8 +321,12 @@ static bool spin(struct io *io, uint64_t wait_ns)
 	stat_add(&io->stats.spins, 1);
 	while (now < end) {
 		for (int i = 0; i < SPINS_PER_CLOCK; i++) {
-			if (ring_has_news(&io->ring) || io->handler->has_mail(io->handler->self))
+			if (ring_has_news(&io->ring))
 				return true;
+			if (io->handler->has_mail(io->handler->self)) {
+				io->last_work_ns = now;
+				return true;
+			}
 			relax();
 		}
 		now = clock_monotonic_ns();

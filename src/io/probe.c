@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -79,9 +80,8 @@ static int self_test(struct ring *ring, char *why, size_t why_bytes)
 		buffers_fini(&buffers);
 	}
 	if (err != 0) {
-		errno = -err;
 		(void)snprintf(why, why_bytes, "this kernel's io_uring cannot receive into provided "
-			"buffers (%m): use Linux 6.1 or later");
+			"buffers (%s): use Linux 6.1 or later", strerror(-err));
 	}
 	for (int i = 0; i < 2; i++)
 		if (fds[i] >= 0)

@@ -97,8 +97,7 @@ static void explain(int err, unsigned entries, unsigned cq_entries, char *why, s
 			"this kernel's io_uring is too old or cut down: use Linux 6.1 or later");
 		break;
 	default:
-		errno = -err;
-		(void)snprintf(why, why_bytes, "io_uring_setup failed: %m");
+		(void)snprintf(why, why_bytes, "io_uring_setup failed: %s", strerror(-err));
 	}
 }
 

@@ -8,12 +8,6 @@
 /* One send must fit an int: its result is one. */
 enum { SEND_MAX_BYTES = 1 << 30 };
 
-static size_t input_max(const struct io *io, const struct conn *c)
-{
-	bool peer = c->link.kind == LINK_PEER;
-	return peer ? io->cfg.peer_input_max_bytes : io->cfg.input_max_bytes;
-}
-
 /* ---- in ---- */
 
 void stream_release_input(struct io *io, struct conn *c)
@@ -34,7 +28,7 @@ static void keep(struct io *io, struct conn *c, const uint8_t *p, size_t n)
 		c->input_used = 0;
 	}
 	size_t kept = conn_kept(c) + n;
-	bool crowded = io->kept_bytes + n > KEPT_TOTAL_MAX_BYTES && kept > input_max(io, c);
+	bool crowded = io->kept_bytes + n > KEPT_TOTAL_MAX_BYTES && kept > conn_input_max(io, c);
 	if (crowded || buf_append(&c->input, p, n) != 0) {
 		conn_close(io, c, true);
 		return;
@@ -67,13 +61,13 @@ static void offer_kept(struct io *io, struct conn *c)
 static void settle_input(struct io *io, struct conn *c)
 {
 	size_t kept = conn_kept(c);
-	if (kept == 0)
+	if (kept == 0 && c->input.data != NULL)
 		stream_release_input(io, c);
 	if (c->state != CONN_OPEN)
 		return;
-	if (!c->link.paused && kept > input_max(io, c))
+	if (!c->link.paused && kept > conn_input_max(io, c))
 		conn_close(io, c, true);
-	else if (c->link.paused && kept >= input_max(io, c))
+	else if (c->link.paused && kept >= conn_input_max(io, c))
 		conn_todo(io, c); /* to stop receiving */
 }
 

@@ -9,8 +9,8 @@
 
 enum {
 	THREADS_TOTAL_MAX = THREADS_MAX + 1, /* the control thread */
-	LINE_BYTES = 128, /* neighbouring cache lines are fetched in pairs */
-	OVERFLOW_KEEP_BYTES = 256 * 1024, /* memory an empty overflow may keep */
+	LINE_BYTES = 128,                    /* neighbouring cache lines are fetched in pairs */
+	OVERFLOW_KEEP_BYTES = 256 * 1024,    /* memory an empty overflow may keep */
 };
 
 /* In front of each body; whole record a multiple of its size, so one always fits before the end. */
@@ -31,13 +31,13 @@ struct ring {
 	/* The sender's own. */
 	_Alignas(LINE_BYTES) uint64_t tail_next; /* end of what is written; `tail` follows */
 	uint64_t head_seen;
-	struct buf overflow;   /* records, oldest at overflow_at */
+	struct buf overflow; /* records, oldest at overflow_at */
 	size_t overflow_at;
-	bool listed;           /* in mailbox.touched */
+	bool listed; /* in mailbox.touched */
 	/* The receiver's own. */
 	_Alignas(LINE_BYTES) uint64_t head_next; /* end of what was taken; `head` follows */
-	uint64_t mark;         /* how far mailbox_next() may go */
-	uint8_t *data;         /* both; immutable */
+	uint64_t mark;                           /* how far mailbox_next() may go */
+	uint8_t *data;                           /* both; immutable */
 };
 
 struct mailbox {

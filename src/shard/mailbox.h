@@ -40,8 +40,10 @@ void mailbox_publish(struct mailbox *m, void (*wake)(void *arg, unsigned thread)
 /* ---- receiver ---- */
 /* Note how far each inbound ring reaches now: mailbox_next() goes no further. */
 void mailbox_collect(struct mailbox *m);
-/* Next record up to the mark, round robin over senders; NULL: no more. Valid until the next call. */
-const void *mailbox_next(struct mailbox *m, unsigned *ret_from, uint16_t *ret_type, size_t *ret_bytes);
+/* Next record up to the mark, round robin over senders; NULL: no more. Valid until the next call.
+ */
+const void *mailbox_next(
+	struct mailbox *m, unsigned *ret_from, uint16_t *ret_type, size_t *ret_bytes);
 bool mailbox_has_mail(const struct mailbox *m);
 /* Announce sleep; false: mail came in between, stay awake (the announcement is withdrawn). */
 bool mailbox_sleep(struct mailbox *m);

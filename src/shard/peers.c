@@ -25,8 +25,8 @@ struct peer_link {
 	uint64_t inc; /* the peer's incarnation, agreed in the handshake */
 	uint16_t index;
 	uint8_t node;
-	bool dropped;  /* closing: nothing more in or out */
-	bool replaced; /* and another stream took its place */
+	bool dropped;                /* closing: nothing more in or out */
+	bool replaced;               /* and another stream took its place */
 	uint64_t echo_mclk, echo_at; /* last clock reading of the peer, and when we had it */
 	uint64_t heard_at, beat_due;
 	/* The frame of this loop, at the end of link->out. */
@@ -51,7 +51,7 @@ struct peer {
 	/* What the engine was told last. */
 	bool told_up;
 	uint64_t told_inc;
-	uint64_t heard_at; /* 0: never */
+	uint64_t heard_at;      /* 0: never */
 	struct peer_info count; /* its counters only */
 };
 
@@ -74,7 +74,11 @@ struct mail_peer_in {
 	uint8_t node;
 };
 
-enum link_news { NEWS_DOWN, NEWS_UP, NEWS_MALFORMED /* to the owner: what you passed on is no message */ };
+enum link_news {
+	NEWS_DOWN,
+	NEWS_UP,
+	NEWS_MALFORMED /* to the owner: what you passed on is no message */
+};
 
 struct mail_peer_link {
 	uint64_t inc;
@@ -181,8 +185,8 @@ static void route_set(struct shard *s, const struct mail_peer_link *news)
 		log_error("out of memory for what is known of peer %u", news->node);
 		return;
 	}
-	peer->route[news->index] = (struct route){
-		.inc = news->inc, .links = news->links, .up = news->news == NEWS_UP};
+	peer->route[news->index] =
+		(struct route){.inc = news->inc, .links = news->links, .up = news->news == NEWS_UP};
 	count_links(peer);
 	if (peer->links == 0)
 		return;
@@ -198,7 +202,8 @@ static void route_set(struct shard *s, const struct mail_peer_link *news)
 	}
 }
 
-static void tell_threads(struct shard *s, const struct peer_link *pl, uint16_t links, enum link_news what)
+static void tell_threads(
+	struct shard *s, const struct peer_link *pl, uint16_t links, enum link_news what)
 {
 	struct mail_peer_link news = {.inc = pl->inc,
 		.index = pl->index,
@@ -207,14 +212,16 @@ static void tell_threads(struct shard *s, const struct peer_link *pl, uint16_t l
 		.news = (uint8_t)what};
 	for (unsigned i = 0; i < s->cfg.threads; i++)
 		if (i != s->cfg.index)
-			memcpy(mailbox_put(s->mail, i, MAIL_PEER_LINK, sizeof news), &news, sizeof news);
+			memcpy(mailbox_put(s->mail, i, MAIL_PEER_LINK, sizeof news), &news,
+				sizeof news);
 	route_set(s, &news);
 }
 
 static void tell_control_down(struct shard *s, uint8_t node, uint16_t index, uint64_t inc)
 {
 	struct mail_link down = {.node = node, .link_index = index, .peer_inc = inc};
-	memcpy(mailbox_put(s->mail, s->cfg.threads, MAIL_LINK_DOWN, sizeof down), &down, sizeof down);
+	memcpy(mailbox_put(s->mail, s->cfg.threads, MAIL_LINK_DOWN, sizeof down), &down,
+		sizeof down);
 }
 
 /* ---- outgoing frames ---- */
@@ -386,8 +393,8 @@ static void engine_in(
 }
 
 /* One message of a frame, for this shard or to be passed on. NULL or what is wrong with it. */
-static const char *message_in(struct shard *s, struct peer_link *pl, uint64_t born, struct bytes msg,
-	uint16_t slot)
+static const char *message_in(
+	struct shard *s, struct peer_link *pl, uint64_t born, struct bytes msg, uint16_t slot)
 {
 	struct peer *peer = s->peers->peer[pl->node];
 	if (slot >= s->cfg.engine.slots)
@@ -487,7 +494,8 @@ ssize_t peers_data(struct shard *s, struct link *link, const uint8_t *data, size
 		int r = frame_header_decode(data + used, len - used, &h);
 		if (r == -EAGAIN)
 			return (ssize_t)used;
-		const char *wrong = r != 0 ? "what it sends is no frame" : frame_in(s, pl, &h, data + used);
+		const char *wrong =
+			r != 0 ? "what it sends is no frame" : frame_in(s, pl, &h, data + used);
 		if (wrong != NULL)
 			link_drop(s, pl, wrong);
 		if (pl->dropped)
@@ -509,8 +517,8 @@ static void peer_in_mail(struct shard *s, unsigned from, const uint8_t *body, si
 	struct peer *peer = peer_get(s->peers, head.node);
 	if (peer == NULL)
 		return;
-	bool old = s->now.mclk > head.born_mclk &&
-		s->now.mclk - head.born_mclk > s->peers->age_max_ns;
+	bool old =
+		s->now.mclk > head.born_mclk && s->now.mclk - head.born_mclk > s->peers->age_max_ns;
 	if (old) {
 		peer->count.msgs_dropped++;
 		return;
@@ -531,7 +539,7 @@ static void peer_in_mail(struct shard *s, unsigned from, const uint8_t *body, si
 static bool adopt_possible(const struct shard *s, const struct mail_adopt *a)
 {
 	return a->node != 0 && a->link_index == s->cfg.index && a->link_index < a->links &&
-		a->links <= s->cfg.threads;
+	       a->links <= s->cfg.threads;
 }
 
 void peers_adopt(struct shard *s, const struct mail_adopt *a)
@@ -576,7 +584,8 @@ void peers_adopt(struct shard *s, const struct mail_adopt *a)
 	tell_threads(s, pl, a->links, NEWS_UP);
 }
 
-/* A stream that was replaced is not reported: its place is taken, by the same incarnation perhaps. */
+/* A stream that was replaced is not reported: its place is taken, by the same incarnation perhaps.
+ */
 void peers_close(struct shard *s, struct link *link)
 {
 	struct peer_link *pl = link->user;

@@ -28,7 +28,8 @@ static void carry_out(struct shard *s, const struct effect *fx)
 		client_result(s, &fx->reply);
 		break;
 	case FX_CEILING:
-		put_u64(mailbox_put(s->mail, control_thread(s), MAIL_RAISE_CEILING, sizeof(uint64_t)),
+		put_u64(mailbox_put(
+				s->mail, control_thread(s), MAIL_RAISE_CEILING, sizeof(uint64_t)),
 			fx->ceiling_n);
 		break;
 	}

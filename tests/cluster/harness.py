@@ -180,16 +180,11 @@ def as_map(reply):
     raise AssertionError(f"not a map: {reply!r}")
 
 
-def flatten(reply):
-    if isinstance(reply, dict):
-        for key, value in reply.items():
-            yield from flatten(key)
-            yield from flatten(value)
-    elif isinstance(reply, list):
-        for item in reply:
-            yield from flatten(item)
-    else:
-        yield reply
+def node_states(client):
+    """{id: (state, links)} as this node sees the others, from NODES."""
+    reply = as_map(client.cmd("NODES"))
+    nodes = [as_map(n) for n in reply[b"nodes"]]
+    return {n[b"id"]: (n[b"state"], n[b"links"]) for n in nodes}
 
 
 def eventually(condition, what, timeout=30.0, pause=0.02):
@@ -231,6 +226,7 @@ class Node:
         self.log_path = os.path.join(cluster.dir, f"node{number}.log")
         self.process = None
         self.log_start = 0
+        self.threads = 1
 
     def command(self, **more):
         options = {
@@ -249,6 +245,7 @@ class Node:
         options.update(more)
         if options.get("ephemeral"):
             options["state_dir"] = None
+        self.threads = options["threads"]
         line = [LOCKERD]
         for name, value in options.items():
             if value is None or value is False:
@@ -376,14 +373,18 @@ class Cluster:
         """Until every node in @nodes (all) sees every node in @nodes active."""
         nodes = nodes or self.nodes
 
+        wanted = {n.id for n in nodes}
+        threads = {n.id: n.threads for n in nodes}
+
         def all_active():
             for node in nodes:
                 with node.client() as client:
-                    reply = client.cmd("NODES")
-                if isinstance(reply, RespError):
+                    seen = node_states(client)
+                if not wanted <= {i for i, (state, _) in seen.items() if state == b"active"}:
                     return False
-                if sum(item == b"active" for item in flatten(reply)) < len(nodes):
-                    return False
+                for other in wanted - {node.id}:
+                    if seen[other][1] < min(threads[other], node.threads):
+                        return False
             return True
         eventually(all_active, "all nodes see one another active", timeout)
 

@@ -185,7 +185,8 @@ static void test_mailbox_wraps_at_every_offset(void **state)
 	prng_seed(&rnd, 1);
 	for (unsigned i = 0; i < 20000; i++) {
 		for (uint64_t k = prng_below(&rnd, 5); k > 0; k--)
-			put_number(a, 1, 8 + (size_t)prng_below(&rnd, prng_below(&rnd, 8) ? 90 : 32000),
+			put_number(a, 1,
+				8 + (size_t)prng_below(&rnd, prng_below(&rnd, 8) ? 90 : 32000),
 				sent++);
 		mailbox_publish(a, no_wake, &wakes);
 		if (prng_below(&rnd, 3) != 0)
@@ -326,7 +327,8 @@ static void send_some(struct hand *h, struct mailbox *m)
 
 	if (mailbox_crowded(m, to) && prng_below(&h->rnd, 8) != 0)
 		return;
-	for (uint64_t burst = prng_below(&h->rnd, 200); burst > 0 && h->sent[to] < c->each; burst--) {
+	for (uint64_t burst = prng_below(&h->rnd, 200); burst > 0 && h->sent[to] < c->each;
+		burst--) {
 		bool large = prng_below(&h->rnd, 1000) == 0;
 		size_t bytes = 8 + (size_t)prng_below(&h->rnd, large ? MAIL_MAX_BYTES - 8 : 60);
 		uint8_t *p = mailbox_put(m, to, (uint16_t)(h->self + 1), bytes);

@@ -1,477 +1,12 @@
-/* shard.c, peers.c and mailbox.c with links in memory; the engine and the clients are stubs that
- * write down what they are told. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
 
-#include "base/check.h"
 #include "base/log.h"
 #include "base/prng.h"
-#include "shard/internal.h"
-
-enum {
-	SLOTS = 8,
-	ATTEMPT_MS = 1000,
-	DRIFT_PPM = 1000,
-	EPOCH = 3,
-	RING = 4 * MAIL_MAX_BYTES,
-	ENDS_MAX = 16,
-	SEEN_MAX = 64,
-	QUEUE_MAX = 4096,
-};
-#define CLUSTER UINT64_C(0xc1)
-#define MS      UINT64_C(1000000)
-
-/* ---- the engine ---- */
-
-struct engine {
-	struct event seen[SEEN_MAX]; /* without EV_MSG and EV_TICK */
-	unsigned seen_n;
-	unsigned msgs;
-	struct msg last;
-	uint8_t last_from;
-	char last_key[KEY_MAX_BYTES + 1];
-	uint64_t hlc;
-	/* What the next ticks ask for. */
-	struct effect queue[QUEUE_MAX];
-	unsigned queue_n;
-};
-
-size_t engine_memory_bytes(const struct engine_config *cfg)
-{
-	return sizeof(struct engine);
-}
-
-struct engine *engine_init(
-	const struct engine_config *cfg, const struct engine_time *now, void *mem, size_t bytes)
-{
-	struct engine *e = mem;
-	e->hlc = cfg->start_n;
-	return e;
-}
-
-void engine_step(struct engine *e, const struct engine_time *now, const struct event *ev,
-	struct effects *fx)
-{
-	fx->n = 0;
-	if (ev->type == EV_MSG) {
-		e->msgs++;
-		e->last = *ev->msg.msg;
-		e->last_from = ev->msg.from;
-		memcpy(e->last_key, e->last.key.p, e->last.key.len);
-		e->last_key[e->last.key.len] = '\0';
-	} else if (ev->type == EV_TICK) {
-		while (fx->n < EFFECTS_MAX && e->queue_n > 0)
-			fx->v[fx->n++] = e->queue[--e->queue_n];
-	} else {
-		assert_true(e->seen_n < SEEN_MAX);
-		e->seen[e->seen_n++] = *ev;
-	}
-}
-
-uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now)
-{
-	return e->queue_n != 0 ? 0 : UINT64_MAX;
-}
-
-uint64_t engine_hlc(const struct engine *e)
-{
-	return e->hlc;
-}
-
-void engine_hlc_merge(struct engine *e, uint64_t n)
-{
-	e->hlc = n > e->hlc ? n : e->hlc;
-}
-
-/* ---- the clients ---- */
-
-struct clients {
-	unsigned results;
-	bool gone;
-};
-
-struct clients *clients_new(struct shard *s)
-{
-	return calloc(1, sizeof(struct clients));
-}
-
-void clients_free(struct shard *s)
-{
-	free(s->clients);
-}
-
-int client_open(struct shard *s, struct link *link)
-{
-	return -1;
-}
-
-ssize_t client_data(struct shard *s, struct link *link, const uint8_t *data, size_t len)
-{
-	return -1;
-}
-
-void client_close(struct shard *s, struct link *link)
-{
-}
-
-void client_result(struct shard *s, const struct result *r)
-{
-	s->clients->results++;
-}
-
-void client_mail(struct shard *s, unsigned from, uint16_t type, const void *body, size_t bytes)
-{
-}
-
-void clients_work(struct shard *s)
-{
-}
-
-uint64_t clients_wait_ns(const struct shard *s)
-{
-	return UINT64_MAX;
-}
-
-bool clients_drain(struct shard *s)
-{
-	return s->clients->gone;
-}
-
-void gather_mail(struct shard *s, unsigned from, uint16_t type, const void *body, size_t bytes)
-{
-}
-
-/* ---- the world ---- */
-
-struct thread {
-	struct env env;
-	struct node *node;
-	struct shard *shard;
-	struct env_handler handler;
-	void *memory;
-	unsigned wakes;
-};
-
-struct node {
-	unsigned threads;
-	uint8_t id;
-	uint64_t inc, clock_ahead_ns;
-	struct mailbox_mesh *mesh;
-	struct thread thread[3];
-};
-
-/* One end of a stream; an end without an owner is the test itself. */
-struct end {
-	struct link link;
-	struct end *other;
-	struct thread *owner;
-	struct buf inbox;
-	bool close_wanted, flush, closed;
-	bool blocked; /* what it sends stays in flight */
-};
-
-static struct end ends[ENDS_MAX];
-static unsigned ends_n;
-static uint64_t world_ns;
-
-static uint64_t node_ns(const struct node *n)
-{
-	return world_ns + n->clock_ahead_ns;
-}
-
-static void world_dirty(struct env *env, struct link *link)
-{
-	link->dirty = true;
-}
-
-static void world_close(struct env *env, struct link *link, bool flush)
-{
-	struct end *e = container_of(link, struct end, link);
-	e->flush = e->close_wanted ? e->flush : flush;
-	e->close_wanted = link->closing = true;
-}
-
-static void world_resume(struct env *env, struct link *link)
-{
-	link->paused = false;
-}
-
-static struct link *world_adopt(struct env *env, int fd, enum link_kind kind, const char *addr)
-{
-	if (fd < 0)
-		return NULL;
-	ends[fd].owner = container_of(env, struct thread, env);
-	ends[fd].link.kind = kind;
-	return &ends[fd].link;
-}
-
-static void world_wake(struct env *env, unsigned thread)
-{
-	struct thread *t = container_of(env, struct thread, env);
-	if (thread < t->node->threads)
-		t->node->thread[thread].wakes++;
-}
-
-static const struct env_ops world_ops = {
-	.dirty = world_dirty,
-	.close = world_close,
-	.resume = world_resume,
-	.adopt = world_adopt,
-	.wake = world_wake,
-};
-
-static void end_flush(struct end *e)
-{
-	struct buf *out = &e->link.out;
-	e->link.dirty = false;
-	if (e->blocked)
-		e->link.in_flight_bytes += out->len;
-	else
-		assert_int_equal(buf_append(&e->other->inbox, out->data, out->len), 0);
-	out->len = 0;
-}
-
-static void end_news(struct end *e)
-{
-	struct thread *t = e->owner;
-	if (!e->close_wanted && e->inbox.len != 0) {
-		/* A copy of its own size: reading past it is caught. */
-		size_t len = e->inbox.len;
-		uint8_t *data = malloc(len);
-		memcpy(data, e->inbox.data, len);
-		ssize_t used = t->handler.data(t->shard, &e->link, data, len);
-		free(data);
-		assert_true(used <= (ssize_t)len);
-		if (used >= 0)
-			buf_drop_front(&e->inbox, (size_t)used);
-		else
-			world_close(&t->env, &e->link, true);
-	}
-	if (e->close_wanted || e->other->closed) {
-		if (e->flush)
-			end_flush(e);
-		t->handler.close(t->shard, &e->link);
-		e->closed = true;
-	}
-}
-
-static void thread_loop(struct thread *t)
-{
-	uint64_t ns = node_ns(t->node);
-	struct clocks now = {.slow = ns, .fast = ns, .mclk = ns, .wall_us = ns / 1000};
-
-	t->handler.collect(t->shard);
-	t->handler.begin(t->shard, &now);
-	for (unsigned i = 0; i < ends_n; i++)
-		if (ends[i].owner == t && !ends[i].closed)
-			end_news(&ends[i]);
-	t->handler.work(t->shard);
-	for (unsigned i = 0; i < ends_n; i++)
-		if (ends[i].owner == t && ends[i].link.dirty && !ends[i].closed)
-			end_flush(&ends[i]);
-	t->handler.publish(t->shard);
-}
-
-static void node_loops(struct node *n, unsigned times)
-{
-	while (times-- > 0)
-		for (unsigned i = 0; i < n->threads; i++)
-			thread_loop(&n->thread[i]);
-}
-
-static void node_init(struct node *n, uint8_t id, unsigned threads)
-{
-	*n = (struct node){.threads = threads, .id = id, .inc = 100 + id};
-	n->clock_ahead_ns = id * 1000000 * MS;
-	n->mesh = mailbox_mesh_new(threads + 1, RING);
-	for (unsigned i = 0; i < threads; i++) {
-		struct thread *t = &n->thread[i];
-		struct clocks now = {.mclk = node_ns(n)};
-		struct shard_config cfg = {
-			.engine = {.self = id,
-				.slots = SLOTS,
-				.threads = (uint16_t)threads,
-				.shard = (uint16_t)i,
-				.attempt_ms = ATTEMPT_MS,
-				.drift_ppm = DRIFT_PPM,
-				.start_n = id},
-			.index = i,
-			.threads = threads,
-			.inc = n->inc,
-			.cluster = CLUSTER,
-			.epoch = EPOCH,
-		};
-		t->env.ops = &world_ops;
-		t->node = n;
-		t->memory = calloc(1, engine_memory_bytes(&cfg.engine));
-		t->shard = shard_new(&cfg, &t->env, mailbox_of(n->mesh, i), &now, t->memory,
-			engine_memory_bytes(&cfg.engine));
-		assert_non_null(t->shard);
-		t->handler = shard_handler(t->shard);
-	}
-}
-
-static void node_fini(struct node *n)
-{
-	for (unsigned i = 0; i < n->threads; i++) {
-		shard_free(n->thread[i].shard);
-		free(n->thread[i].memory);
-	}
-	mailbox_mesh_free(n->mesh);
-}
-
-static void control_mail(struct node *n, unsigned to, uint16_t type, const void *body, size_t bytes)
-{
-	struct mailbox *m = mailbox_of(n->mesh, n->threads);
-	memcpy(mailbox_put(m, to, type, bytes), body, bytes);
-	mailbox_publish(m, (void (*)(void *, unsigned))world_wake, &n->thread[0].env);
-}
-
-static bool control_reads(struct node *n, uint16_t type, void *body, size_t bytes)
-{
-	struct mailbox *m = mailbox_of(n->mesh, n->threads);
-	unsigned from;
-	uint16_t t;
-	size_t len;
-
-	mailbox_collect(m);
-	const void *p = mailbox_next(m, &from, &t, &len);
-	if (p == NULL)
-		return false;
-	assert_int_equal(t, type);
-	assert_int_equal(len, bytes);
-	memcpy(body, p, bytes);
-	return true;
-}
-
-static int new_stream(void)
-{
-	assert_true(ends_n + 2 <= ENDS_MAX);
-	int fd = (int)ends_n;
-	ends_n += 2;
-	for (int i = fd; i < fd + 2; i++) {
-		ends[i] = (struct end){.other = &ends[fd == i ? fd + 1 : fd]};
-		buf_init(&ends[i].inbox, 0);
-		buf_init(&ends[i].link.out, 32 << 20);
-	}
-	return fd;
-}
-
-static void adopt(struct node *n, int fd, uint8_t peer, uint64_t inc, uint16_t index, uint16_t links)
-{
-	struct mail_adopt a = {
-		.fd = fd,
-		.node = peer,
-		.status = NODE_QUARANTINE,
-		.link_index = index,
-		.links = links,
-		.peer_inc = inc,
-		.peer_mclk = world_ns + peer * 1000000 * MS,
-		.peer_mclk_at = node_ns(n),
-		.addr = "memory",
-	};
-	control_mail(n, index, MAIL_ADOPT, &a, sizeof a);
-	node_loops(n, 2);
-}
-
-static void connect_nodes(struct node *a, struct node *b, uint16_t index, uint16_t links)
-{
-	int fd = new_stream();
-	adopt(a, fd, b->id, b->inc, index, links);
-	adopt(b, fd + 1, a->id, a->inc, index, links);
-}
-
-static void world_reset(void)
-{
-	for (unsigned i = 0; i < ends_n; i++) {
-		buf_fini(&ends[i].inbox);
-		buf_fini(&ends[i].link.out);
-	}
-	ends_n = 0;
-}
-
-static struct engine *engine_of(struct node *n, unsigned thread)
-{
-	return n->thread[thread].shard->engine;
-}
-
-static struct peer_info info_of(struct node *n, unsigned thread, uint8_t peer)
-{
-	struct peer_info info;
-	peers_info(n->thread[thread].shard, peer, &info);
-	return info;
-}
-
-static void queue_msg(struct node *n, unsigned thread, uint8_t to, const char *key, uint16_t slot)
-{
-	struct engine *e = engine_of(n, thread);
-	assert_true(e->queue_n < QUEUE_MAX);
-	e->queue[e->queue_n++] = (struct effect){
-		.type = FX_SEND,
-		.send = {.to_count = 2,
-			.to = {9, to}, /* nobody ever heard of 9 */
-			.msg = {.type = MSG_READ, .slot = slot, .req = 5, .key = bytes_str(key)}},
-	};
-}
-
-/* ---- a peer made by hand ---- */
-
-enum { RAW_ID = 2, RAW_INC = 102 };
-
-struct raw {
-	struct node *n;
-	struct end *end; /* the node's; what is put in its inbox arrives */
-	struct frame_header h; /* of the next frame */
-	struct buf body;
-};
-
-static void raw_connect(struct raw *r, struct node *n, uint16_t index, uint16_t links)
-{
-	int fd = new_stream();
-	*r = (struct raw){.n = n, .end = &ends[fd]};
-	r->h = (struct frame_header){
-		.cluster = CLUSTER,
-		.epoch = EPOCH,
-		.src_inc = RAW_INC,
-		.dst_inc = n->inc,
-		.mclk = world_ns + RAW_ID * 1000000 * MS,
-		.echo_mclk = node_ns(n),
-		.src_node = RAW_ID,
-		.status = NODE_ACTIVE,
-	};
-	adopt(n, fd, RAW_ID, RAW_INC, index, links);
-}
-
-static void raw_msg(struct raw *r, const char *key, uint16_t slot)
-{
-	struct msg m = {.type = MSG_READ, .slot = slot, .req = 5, .key = bytes_str(key)};
-	assert_int_equal(msg_encode(&r->body, &m), 0);
-	r->h.count++;
-}
-
-static void raw_send(struct raw *r)
-{
-	uint8_t header[FRAME_HEADER_BYTES];
-	r->h.frame_bytes = FRAME_HEADER_BYTES + (uint32_t)r->body.len;
-	frame_header_encode(header, &r->h);
-	assert_int_equal(buf_append(&r->end->inbox, header, sizeof header), 0);
-	assert_int_equal(buf_append(&r->end->inbox, r->body.data, r->body.len), 0);
-	buf_fini(&r->body);
-	r->h.count = 0;
-}
-
-/* The next frame that the node sent; false: none. */
-static bool raw_receive(struct raw *r, struct frame_header *ret)
-{
-	struct buf *in = &r->end->other->inbox;
-	if (frame_header_decode(in->data, in->len, ret) != 0)
-		return false;
-	buf_drop_front(in, ret->frame_bytes);
-	return true;
-}
+#include "peers_world.h"
 
 static void expect_link_event(struct engine *e, unsigned at, bool up)
 {
@@ -667,7 +202,8 @@ static void test_peers_survive_noise_in_frames(void **state)
 			raw_msg(&r, "some key", (uint16_t)k);
 		raw_send(&r);
 		for (unsigned k = 0; k < 3; k++)
-			r.end->inbox.data[prng_below(&rnd, r.end->inbox.len)] = (uint8_t)prng_next(&rnd);
+			r.end->inbox.data[prng_below(&rnd, r.end->inbox.len)] =
+				(uint8_t)prng_next(&rnd);
 		r.end->inbox.len -= (size_t)prng_below(&rnd, 2) * (size_t)prng_below(&rnd, 100);
 		node_loops(&n, 2);
 		r.end->other->closed = true;
@@ -695,7 +231,8 @@ static void test_peers_take_frames_in_pieces(void **state)
 	for (size_t i = 0; i < whole.len; i++) {
 		assert_int_equal(buf_append(&r.end->inbox, whole.data + i, 1), 0);
 		node_loops(&n, 1);
-		assert_int_equal(engine_of(&n, 0)->msgs, i + 1 >= whole.len - FRAME_HEADER_BYTES ? 2 : 0);
+		assert_int_equal(
+			engine_of(&n, 0)->msgs, i + 1 >= whole.len - FRAME_HEADER_BYTES ? 2 : 0);
 	}
 	assert_int_equal(info_of(&n, 0, RAW_ID).frames_in, 2);
 	buf_fini(&whole);
@@ -775,8 +312,12 @@ static void test_peers_refuse_a_link_of_another_thread(void **state)
 	struct mail_link down = {0};
 	node_init(&n, 1, 2);
 	int fd = new_stream();
-	struct mail_adopt a = {
-		.fd = fd, .node = 2, .status = NODE_ACTIVE, .link_index = 1, .links = 2, .peer_inc = 9};
+	struct mail_adopt a = {.fd = fd,
+		.node = 2,
+		.status = NODE_ACTIVE,
+		.link_index = 1,
+		.links = 2,
+		.peer_inc = 9};
 	control_mail(&n, 0, MAIL_ADOPT, &a, sizeof a);
 	node_loops(&n, 2);
 	assert_true(ends[fd].closed);
@@ -848,6 +389,24 @@ static void test_peers_use_the_link_of_their_index(void **state)
 	assert_true(raw_receive(&zero, &h));
 	assert_int_equal(h.count, 1);
 	assert_false(raw_receive(&one, &h));
+	node_fini(&n);
+}
+
+static void test_peers_keep_a_dead_incarnation_from_the_engine(void **state)
+{
+	struct node n;
+	struct raw one;
+	node_init(&n, 1, 2);
+	raw_connect(&one, &n, 1, 2);
+	adopt(&n, new_stream(), RAW_ID, RAW_INC + 1, 0, 2);
+	raw_msg(&one, "late", 0);
+	raw_msg(&one, "late", 1);
+	raw_send(&one);
+	node_loops(&n, 2);
+	assert_int_equal(engine_of(&n, 0)->msgs, 0);
+	assert_int_equal(info_of(&n, 0, RAW_ID).msgs_dropped, 1);
+	/* Shard 1 still talks to it. */
+	assert_int_equal(engine_of(&n, 1)->msgs, 1);
 	node_fini(&n);
 }
 
@@ -951,7 +510,7 @@ static void test_peers_drop_a_link_that_takes_nothing(void **state)
 		node_loops(&n, 1);
 	}
 	assert_false(r.end->close_wanted);
-	assert_true(r.end->link.in_flight_bytes > 6 << 20);
+	assert_true(r.end->link.in_flight_bytes > 6000000);
 	assert_int_equal(info_of(&n, 0, RAW_ID).msgs_dropped, 0);
 	for (unsigned i = 0; i < 3; i++) {
 		queue_large(&n, 500);
@@ -1040,6 +599,27 @@ static void test_shard_bounds_ticks_and_wakes_sleepers(void **state)
 	node_fini(&n);
 }
 
+/* The world flushes after work(): what an event adds after it must be whole frames too. */
+static void test_shard_closes_frames_begun_after_work(void **state)
+{
+	struct node n;
+	struct raw r;
+	struct frame_header h = {0};
+	node_init(&n, 1, 1);
+	raw_connect(&r, &n, 0, 1);
+	engine_of(&n, 0)->chatty = true;
+	queue_msg(&n, 0, RAW_ID, "answer", 1);
+	raw_msg(&r, "late", 1);
+	raw_send(&r);
+	struct buf *in = &r.end->inbox, *out = &r.end->link.out;
+	ssize_t used = n.thread[0].handler.data(n.thread[0].shard, &r.end->link, in->data, in->len);
+	assert_int_equal(used, in->len);
+	assert_int_equal(frame_header_decode(out->data, out->len, &h), 0);
+	assert_int_equal(h.count, 1);
+	assert_int_equal(h.frame_bytes, out->len);
+	node_fini(&n);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -1055,6 +635,7 @@ int main(void)
 		T(test_peers_refuse_a_link_of_another_thread),
 		T(test_peers_reach_each_shard_over_one_link),
 		T(test_peers_use_the_link_of_their_index),
+		T(test_peers_keep_a_dead_incarnation_from_the_engine),
 		T(test_peers_count_time_in_a_mailbox_as_age),
 		T(test_peers_drop_a_link_for_what_another_shard_finds),
 		T(test_peers_split_what_is_too_long_for_a_frame),
@@ -1062,6 +643,7 @@ int main(void)
 		T(test_shard_passes_control_mail_to_the_engine),
 		T(test_shard_says_once_that_it_is_drained),
 		T(test_shard_bounds_ticks_and_wakes_sleepers),
+		T(test_shard_closes_frames_begun_after_work),
 	};
 	log_set_level(LOG_ERROR);
 	return cmocka_run_group_tests_name("peers", tests, NULL, NULL);
