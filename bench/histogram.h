@@ -6,7 +6,8 @@
 
 enum {
 	HISTOGRAM_SUB = 64,
-	HISTOGRAM_BUCKETS = 36 * HISTOGRAM_SUB, /* up to 2^41 ns, 36 minutes; what is longer counts so */
+	HISTOGRAM_BUCKETS =
+		36 * HISTOGRAM_SUB, /* up to 2^41 ns, 36 minutes; what is longer counts so */
 };
 
 struct histogram {

@@ -263,7 +263,7 @@ static void reply(struct worker *w, struct conn *c, const struct resp_value *v)
 	struct place *p = &c->places[number];
 	bool counts = p->sent_ns >= w->load->start_ns + w->load->config->warmup_ns;
 	bool granted = v->type == RESP_ARRAY || v->type == RESP_MAP ||
-		(v->type == RESP_SIMPLE && is_word(v->str, "OK"));
+		       (v->type == RESP_SIMPLE && is_word(v->str, "OK"));
 
 	c->head = (c->head + 1) % w->load->config->pipeline;
 	c->in_flight--;
@@ -292,8 +292,8 @@ static void reply(struct worker *w, struct conn *c, const struct resp_value *v)
 static void flush(struct worker *w, struct conn *c)
 {
 	while (c->out_done < c->out.len) {
-		ssize_t n = send(c->fd, c->out.data + c->out_done, c->out.len - c->out_done,
-			MSG_NOSIGNAL);
+		ssize_t n = send(
+			c->fd, c->out.data + c->out_done, c->out.len - c->out_done, MSG_NOSIGNAL);
 
 		if (n < 0 && errno == EAGAIN)
 			break;
@@ -327,8 +327,8 @@ static void receive(struct worker *w, struct conn *c)
 	}
 	c->in.len += (size_t)n;
 	while (c->fd >= 0 && used < c->in.len) {
-		enum resp_status s = resp_reply_parse(c->in.data + used, c->in.len - used, nodes,
-			REPLY_NODES, &n_nodes, &bytes);
+		enum resp_status s = resp_reply_parse(
+			c->in.data + used, c->in.len - used, nodes, REPLY_NODES, &n_nodes, &bytes);
 
 		if (s == RESP_MORE)
 			break;
@@ -396,9 +396,9 @@ static void loop(struct worker *w)
 		int n = epoll_wait(w->epoll, events, EVENTS, 100);
 
 		w->now_ns = load_now_ns();
-		bool over = cfg->workload == WORKLOAD_HOLD ?
-			atomic_load(w->load->next_key) >= cfg->keys :
-			w->now_ns >= end_ns;
+		bool over = cfg->workload == WORKLOAD_HOLD
+				    ? atomic_load(w->load->next_key) >= cfg->keys
+				    : w->now_ns >= end_ns;
 		if (!w->draining && (over || atomic_load(w->load->stop))) {
 			w->draining = true;
 			give_up_ns = w->now_ns + UINT64_C(5000000000);

@@ -27,7 +27,7 @@ struct load_config {
 	unsigned threads;
 	unsigned pipeline;
 	enum workload workload;
-	uint64_t keys;     /* key space; HOLD: how many to take */
+	uint64_t keys; /* key space; HOLD: how many to take */
 	uint32_t key_bytes;
 	uint32_t value_bytes;
 	uint32_t ttl_ms;
@@ -44,10 +44,10 @@ struct error_count {
 /* What was met after the warm-up. */
 struct load_stats {
 	struct histogram latency[KINDS];
-	uint64_t granted;  /* locks */
-	uint64_t refused;  /* locks answered with null */
+	uint64_t granted; /* locks */
+	uint64_t refused; /* locks answered with null */
 	uint64_t released;
-	uint64_t lost;     /* connections that ended by themselves */
+	uint64_t lost; /* connections that ended by themselves */
 	struct error_count errors[ERROR_WORDS_MAX];
 };
 
@@ -55,7 +55,7 @@ struct load {
 	const struct load_config *config;
 	unsigned index; /* of the thread */
 	struct load_stats stats;
-	_Atomic uint64_t done;     /* replies, for the progress line */
+	_Atomic uint64_t done; /* replies, for the progress line */
 	_Atomic bool *stop;
 	_Atomic uint64_t *next_key; /* HOLD: shared by all threads */
 	uint64_t start_ns;          /* set before the threads start */

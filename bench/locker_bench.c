@@ -255,7 +255,8 @@ static void merge(struct load_stats *into, const struct load_stats *from)
 	into->released += from->released;
 	into->lost += from->lost;
 	for (unsigned i = 0; i < ERROR_WORDS_MAX && from->errors[i].count; i++)
-		load_count_error(into->errors, bytes_str(from->errors[i].word), from->errors[i].count);
+		load_count_error(
+			into->errors, bytes_str(from->errors[i].word), from->errors[i].count);
 }
 
 static const struct {
@@ -281,8 +282,8 @@ static void print_json(const struct load_stats *s, double seconds, uint64_t all_
 {
 	uint64_t asked = s->latency[KIND_LOCK].count;
 
-	printf("{\"seconds\":%.3f,\"locks\":%" PRIu64 ",\"granted\":%" PRIu64 ",\"refused\":%" PRIu64
-	       ",\"released\":%" PRIu64 ",\"granted_with_warmup\":%" PRIu64
+	printf("{\"seconds\":%.3f,\"locks\":%" PRIu64 ",\"granted\":%" PRIu64
+	       ",\"refused\":%" PRIu64 ",\"released\":%" PRIu64 ",\"granted_with_warmup\":%" PRIu64
 	       ",\"granted_per_s\":%.1f,\"replies_per_s\":%.1f,\"lost_connections\":%" PRIu64,
 		seconds, asked, s->granted, s->refused, s->released, all_granted,
 		(double)s->granted / seconds,
@@ -347,8 +348,11 @@ static int run(struct options *o)
 	unsigned started = 0;
 
 	for (; *why == '\0' && started < n; started++) {
-		loads[started] = (struct load){.config = &o->load, .index = started, .stop = &stop,
-			.next_key = &next_key, .start_ns = start_ns};
+		loads[started] = (struct load){.config = &o->load,
+			.index = started,
+			.stop = &stop,
+			.next_key = &next_key,
+			.start_ns = start_ns};
 		threads[started].load = &loads[started];
 		threads[started].running = &running;
 		if (pthread_create(&threads[started].id, NULL, thread_body, &threads[started])) {
@@ -386,9 +390,16 @@ static int run(struct options *o)
 int main(int argc, char **argv)
 {
 	char nodes[] = DEFAULT_NODES;
-	struct options o = {.load = {.connections = 50, .threads = 1, .pipeline = 1,
-		.keys = 1000000000, .key_bytes = 16, .value_bytes = 16, .ttl_ms = 30000,
-		.warmup_ns = 1000000000, .measure_ns = UINT64_C(10000000000), .seed = 1}};
+	struct options o = {.load = {.connections = 50,
+				    .threads = 1,
+				    .pipeline = 1,
+				    .keys = 1000000000,
+				    .key_bytes = 16,
+				    .value_bytes = 16,
+				    .ttl_ms = 30000,
+				    .warmup_ns = 1000000000,
+				    .measure_ns = UINT64_C(10000000000),
+				    .seed = 1}};
 
 	o.load.addresses = o.addresses;
 	(void)parse_nodes(nodes, &o);

@@ -109,9 +109,9 @@ static void ask_all(struct bench *b, struct client *c, enum phase phase)
 	c->yes = 0;
 	c->started_ns = now_ns();
 	for (unsigned i = 0; i < b->n_servers; i++) {
-		int r = phase == PHASE_LOCK ?
-			redisAppendCommandArgv(c->links[i].redis, 6, lock, NULL) :
-			redisAppendCommandArgv(c->links[i].redis, 5, unlock, NULL);
+		int r = phase == PHASE_LOCK
+				? redisAppendCommandArgv(c->links[i].redis, 6, lock, NULL)
+				: redisAppendCommandArgv(c->links[i].redis, 5, unlock, NULL);
 		if (r != REDIS_OK)
 			die("command", c->links[i].redis->errstr);
 		link_flush(b, &c->links[i]);
@@ -200,7 +200,8 @@ static void open_links(struct bench *b)
 		l->client = c;
 		l->redis = redisConnect(host, atoi(colon + 1));
 		if (!l->redis || l->redis->err)
-			die(b->servers[i % b->n_servers], l->redis ? l->redis->errstr : "out of memory");
+			die(b->servers[i % b->n_servers],
+				l->redis ? l->redis->errstr : "out of memory");
 		if (c->number == 0) {
 			redisReply *r = redisCommand(l->redis, "SCRIPT LOAD %s", unlock_script);
 			if (!r || r->type != REDIS_REPLY_STRING)
@@ -208,7 +209,8 @@ static void open_links(struct bench *b)
 			snprintf(b->digest, sizeof b->digest, "%s", r->str);
 			freeReplyObject(r);
 		}
-		/* From here on non-blocking; hiredis looks at this flag when it reads and writes. */
+		/* From here on non-blocking; hiredis looks at this flag when it reads and writes.
+		 */
 		l->redis->flags &= ~REDIS_BLOCK;
 		(void)!fcntl(l->redis->fd, F_SETFL, fcntl(l->redis->fd, F_GETFL) | O_NONBLOCK);
 		struct epoll_event e = {.events = EPOLLIN, .data.ptr = l};
@@ -246,8 +248,9 @@ static void close_links(struct bench *b)
 
 static void print(const struct bench *b)
 {
-	printf("{\"seconds\":%.3f,\"granted\":%" PRIu64 ",\"refused\":%" PRIu64 ",\"unlocked\":%" PRIu64
-	       ",\"errors\":%" PRIu64 ",\"lock_us\":{\"p50\":%.1f,\"p99\":%.1f},"
+	printf("{\"seconds\":%.3f,\"granted\":%" PRIu64 ",\"refused\":%" PRIu64
+	       ",\"unlocked\":%" PRIu64 ",\"errors\":%" PRIu64
+	       ",\"lock_us\":{\"p50\":%.1f,\"p99\":%.1f},"
 	       "\"release_us\":{\"p50\":%.1f,\"p99\":%.1f}}\n",
 		b->seconds, b->granted, b->refused, b->unlocked, b->errors,
 		(double)histogram_quantile(&b->lock, 0.5) / 1e3,
@@ -258,7 +261,8 @@ static void print(const struct bench *b)
 
 int main(int argc, char **argv)
 {
-	static struct bench b = {.n_clients = 64, .keys = 1000000000, .ttl_ms = 30000, .seconds = 10};
+	static struct bench b = {
+		.n_clients = 64, .keys = 1000000000, .ttl_ms = 30000, .seconds = 10};
 	char *save;
 
 	if (argc < 2 || argc > 4) {

@@ -40,7 +40,8 @@ static void print_usage(FILE *f)
 	      "--node     nodes to try, in this order; any node takes any command\n"
 	      "           (default LOCKER_NODES, or " DEFAULT_NODES ")\n"
 	      "--json     one line of JSON: outcome, and reply or error\n"
-	      "--timeout  for connecting, and for the answer (default 5s); times to wait add to it\n"
+	      "--timeout  for connecting, and for the answer (default 5s); times to wait add to "
+	      "it\n"
 	      "--version  print the version\n\n"
 	      "TTL, TIME and TIMEOUT are milliseconds, or 500ms, 10s, 1m, 1h.\n"
 	      "Exit status: 0 done; 1 refused (held, not the owner, not held); 2 usage;\n"
@@ -65,8 +66,8 @@ static int print_help(const char *name)
 }
 
 /* One line of JSON, or a sentence on stderr. */
-static int report_failure(const struct options *o, enum status status, const char *outcome,
-	struct bytes text)
+static int report_failure(
+	const struct options *o, enum status status, const char *outcome, struct bytes text)
 {
 	if (o->json) {
 		printf("{\"outcome\":\"%s\",\"error\":", outcome);
@@ -108,13 +109,14 @@ static int report_error(const struct options *o, struct bytes text)
 static void report_null(const struct options *o, const struct command *c)
 {
 	if (o->json)
-		printf("{\"outcome\":\"%s\",\"reply\":null}\n", c->null_word ? c->null_word : "null");
+		printf("{\"outcome\":\"%s\",\"reply\":null}\n",
+			c->null_word ? c->null_word : "null");
 	else
 		fprintf(stderr, "locker: %s\n", c->null_means ? c->null_means : "nothing");
 }
 
-static void report_value(const struct options *o, const struct command *c,
-	const struct resp_value *v, bool refused)
+static void report_value(
+	const struct options *o, const struct command *c, const struct resp_value *v, bool refused)
 {
 	if (o->json) {
 		printf("{\"outcome\":\"%s\",\"reply\":", refused ? "refused" : "ok");
@@ -220,8 +222,8 @@ static int usage_error(const char *why)
 int main(int argc, char **argv)
 {
 	const char *nodes = getenv("LOCKER_NODES");
-	struct options o = {.nodes = nodes && *nodes ? nodes : DEFAULT_NODES,
-		.timeout_ms = DEFAULT_TIMEOUT_MS};
+	struct options o = {
+		.nodes = nodes && *nodes ? nodes : DEFAULT_NODES, .timeout_ms = DEFAULT_TIMEOUT_MS};
 	static struct request request;
 	char why[256];
 	int n = argc - 1;

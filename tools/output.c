@@ -135,7 +135,7 @@ void plain_string(FILE *f, struct bytes s)
 static bool is_list(const struct resp_value *v)
 {
 	return v->type == RESP_MAP || v->type == RESP_ARRAY || v->type == RESP_SET ||
-		v->type == RESP_PUSH;
+	       v->type == RESP_PUSH;
 }
 
 static void plain_scalar(FILE *f, const struct resp_value *v)

@@ -5,52 +5,90 @@
 #include "base/check.h"
 
 const struct command commands[] = {
-	{.name = "lock", .verb = "LOCK", .usage = "KEY VALUE TTL [--wait TIME] [--idempotent]",
-		.null_means = "held by another", .null_word = "held",
-		.help = "Take the lock KEY for TTL. VALUE tells holders apart: choose a different one\n"
-			"for each. With --wait, stand in line for at most TIME. With --idempotent, a\n"
-			"lock that is held with this very VALUE is extended and counts as taken: for\n"
+	{.name = "lock",
+		.verb = "LOCK",
+		.usage = "KEY VALUE TTL [--wait TIME] [--idempotent]",
+		.null_means = "held by another",
+		.null_word = "held",
+		.help = "Take the lock KEY for TTL. VALUE tells holders apart: choose a different "
+			"one\n"
+			"for each. With --wait, stand in line for at most TIME. With --idempotent, "
+			"a\n"
+			"lock that is held with this very VALUE is extended and counts as taken: "
+			"for\n"
 			"repeating a request whose answer was lost.\n"
 			"Count on the lock for valid-ms from when you started this command, not\n"
 			"longer. The token grows with every grant: hand it to what you protect.",
 		.words = {WORD_BYTES, WORD_BYTES, WORD_TIME},
-		.options = {{"--wait", "WAIT", WORD_WAIT}, {"--idempotent", "IDEMPOTENT", WORD_NONE}}},
-	{.name = "update", .verb = "UPDATE", .usage = "KEY VALUE NEW-VALUE [--token N]",
+		.options = {{"--wait", "WAIT", WORD_WAIT},
+			{"--idempotent", "IDEMPOTENT", WORD_NONE}}},
+	{.name = "update",
+		.verb = "UPDATE",
+		.usage = "KEY VALUE NEW-VALUE [--token N]",
 		.help = "Replace the VALUE of a held lock. The lease keeps its end.",
 		.words = {WORD_BYTES, WORD_BYTES, WORD_BYTES},
 		.options = {{"--token", "TOKEN", WORD_TOKEN}}},
-	{.name = "extend", .verb = "EXTEND", .usage = "KEY VALUE TTL [--token N]",
+	{.name = "extend",
+		.verb = "EXTEND",
+		.usage = "KEY VALUE TTL [--token N]",
 		.help = "Let the lease end TTL from now, never earlier than before.",
 		.words = {WORD_BYTES, WORD_BYTES, WORD_TIME},
 		.options = {{"--token", "TOKEN", WORD_TOKEN}}},
-	{.name = "release", .verb = "RELEASE", .usage = "KEY VALUE [--token N]",
+	{.name = "release",
+		.verb = "RELEASE",
+		.usage = "KEY VALUE [--token N]",
 		.help = "Give the lock up. With --token exactly that grant.",
-		.words = {WORD_BYTES, WORD_BYTES}, .options = {{"--token", "TOKEN", WORD_TOKEN}}},
-	{.name = "read", .verb = "READ", .usage = "KEY [--quorum]", .null_means = "not held",
+		.words = {WORD_BYTES, WORD_BYTES},
+		.options = {{"--token", "TOKEN", WORD_TOKEN}}},
+	{.name = "read",
+		.verb = "READ",
+		.usage = "KEY [--quorum]",
+		.null_means = "not held",
 		.null_word = "none",
-		.help = "Print the value: this node's copy, which may be stale; with --quorum, what a\n"
+		.help = "Print the value: this node's copy, which may be stale; with --quorum, "
+			"what a\n"
 			"majority says now.",
-		.words = {WORD_BYTES}, .options = {{"--quorum", "QUORUM", WORD_NONE}}},
-	{.name = "holder", .verb = "HOLDER", .usage = "KEY [--quorum]", .null_means = "not held",
+		.words = {WORD_BYTES},
+		.options = {{"--quorum", "QUORUM", WORD_NONE}}},
+	{.name = "holder",
+		.verb = "HOLDER",
+		.usage = "KEY [--quorum]",
+		.null_means = "not held",
 		.null_word = "none",
 		.help = "Print value, token, times, node and client of the holder.",
-		.words = {WORD_BYTES}, .options = {{"--quorum", "QUORUM", WORD_NONE}}},
-	{.name = "check", .verb = "CHECK", .usage = "KEY TOKEN",
+		.words = {WORD_BYTES},
+		.options = {{"--quorum", "QUORUM", WORD_NONE}}},
+	{.name = "check",
+		.verb = "CHECK",
+		.usage = "KEY TOKEN",
 		.help = "Does the lock belong to the grant TOKEN, by quorum? Exit status 0 or 1.",
-		.words = {WORD_BYTES, WORD_TOKEN}, .zero_is_refusal = true},
-	{.name = "wait-for", .verb = "WAITFOR", .usage = "KEY TIMEOUT",
-		.null_means = "not held within that time", .null_word = "timeout",
+		.words = {WORD_BYTES, WORD_TOKEN},
+		.zero_is_refusal = true},
+	{.name = "wait-for",
+		.verb = "WAITFOR",
+		.usage = "KEY TIMEOUT",
+		.null_means = "not held within that time",
+		.null_word = "timeout",
 		.help = "Wait until the key is held, and print its value.",
 		.words = {WORD_BYTES, WORD_WAIT}},
-	{.name = "wait-release", .verb = "WAITRELEASE", .usage = "KEY TIMEOUT",
-		.null_means = "still held", .null_word = "timeout",
+	{.name = "wait-release",
+		.verb = "WAITRELEASE",
+		.usage = "KEY TIMEOUT",
+		.null_means = "still held",
+		.null_word = "timeout",
 		.help = "Wait until the key is released or its lease ends.",
 		.words = {WORD_BYTES, WORD_WAIT}},
-	{.name = "lag", .verb = "LAG", .usage = "",
+	{.name = "lag",
+		.verb = "LAG",
+		.usage = "",
 		.help = "Take and release a probe lock, and print how long it took."},
-	{.name = "summary", .verb = "SUMMARY", .usage = "",
+	{.name = "summary",
+		.verb = "SUMMARY",
+		.usage = "",
 		.help = "Leases, promises and waiters of this node."},
-	{.name = "nodes", .verb = "NODES", .usage = "",
+	{.name = "nodes",
+		.verb = "NODES",
+		.usage = "",
 		.help = "Epoch, quorum, and the state of every node."},
 	{.name = "info", .verb = "INFO", .usage = "", .help = "What the node says of itself."},
 	{0},
@@ -173,8 +211,8 @@ static int add_option(struct request *r, struct tail *tail, size_t n, char **wor
 		snprintf(why, why_bytes, "%s needs a value", words[*i]);
 		return -1;
 	}
-	return encode_word(r, c->options[k].kind, words[++*i], &tail->argv[tail->argc++], why,
-		why_bytes);
+	return encode_word(
+		r, c->options[k].kind, words[++*i], &tail->argv[tail->argc++], why, why_bytes);
 }
 
 int request_build(struct request *ret, const struct command *command, size_t n, char **words,

@@ -50,6 +50,7 @@ const struct command *command_find(const char *name);
 /* "1500", "1500ms", "10s", "5m", "1h" in milliseconds; false: none of them, or too large. */
 bool duration_parse(const char *text, int64_t *ret_ms);
 
-/* Build the request for words[0..n) (after the command's name). 0, or -1 with a sentence in @why. */
+/* Build the request for words[0..n) (after the command's name). 0, or -1 with a sentence in @why.
+ */
 int request_build(struct request *ret, const struct command *command, size_t n, char **words,
 	char *why, size_t why_bytes);

@@ -80,7 +80,8 @@ static int connect_one(const struct addrinfo *a, int64_t deadline_ms)
 {
 	int on = 1, err = 0;
 	socklen_t len = sizeof err;
-	int fd = socket(a->ai_family, a->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC, a->ai_protocol);
+	int fd =
+		socket(a->ai_family, a->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC, a->ai_protocol);
 
 	if (fd < 0)
 		return -errno;
@@ -242,8 +243,8 @@ static int receive_reply(struct sync *s, int64_t deadline_ms)
 		enum resp_status status = RESP_MORE;
 
 		if (s->in.len > 0)
-			status = resp_reply_parse(s->in.data, s->in.len, s->nodes, SYNC_NODES_MAX,
-				&nodes, &used);
+			status = resp_reply_parse(
+				s->in.data, s->in.len, s->nodes, SYNC_NODES_MAX, &nodes, &used);
 		if (status == RESP_ERROR)
 			return -EPROTO;
 		if (status == RESP_OK && s->nodes[0].type == RESP_PUSH) {
@@ -315,7 +316,8 @@ const struct resp_value *sync_map_get(const struct resp_value *map, const char *
 		const struct resp_value *key = v;
 
 		v += key->size;
-		if ((key->type == RESP_BULK || key->type == RESP_SIMPLE) && bytes_eq(key->str, wanted))
+		if ((key->type == RESP_BULK || key->type == RESP_SIMPLE) &&
+			bytes_eq(key->str, wanted))
 			return v;
 		v += v->size;
 	}

@@ -32,7 +32,8 @@ static int group_register(struct buffer_group *g, struct ring *ring, unsigned id
 		.ring_entries = g->shape.entries,
 		.group = (uint16_t)id,
 	};
-	int err = io_uring_register((unsigned)ring->uring.ring_fd, RING_REGISTER_PBUF_RING, &reg, 1);
+	int err =
+		io_uring_register((unsigned)ring->uring.ring_fd, RING_REGISTER_PBUF_RING, &reg, 1);
 	if (err < 0)
 		return err;
 	io_uring_buf_ring_init(g->ring);
@@ -44,8 +45,8 @@ static int group_register(struct buffer_group *g, struct ring *ring, unsigned id
 	return 0;
 }
 
-int buffers_init(struct buffers *b, struct ring *ring,
-	const struct buffer_shape shapes[BUFFER_GROUPS])
+int buffers_init(
+	struct buffers *b, struct ring *ring, const struct buffer_shape shapes[BUFFER_GROUPS])
 {
 	*b = (struct buffers){0};
 	size_t bytes = HUGE_BYTES;

@@ -29,8 +29,8 @@ struct buffers {
 };
 
 /* Map, register and hand all buffers to the kernel. 0; or -errno, and the ring is down then. */
-int buffers_init(struct buffers *b, struct ring *ring,
-	const struct buffer_shape shapes[BUFFER_GROUPS]);
+int buffers_init(
+	struct buffers *b, struct ring *ring, const struct buffer_shape shapes[BUFFER_GROUPS]);
 /* Only after ring_fini: the kernel may write until then. */
 void buffers_fini(struct buffers *b);
 

@@ -20,9 +20,9 @@ enum {
 	KEPT_TOTAL_MAX_BYTES = 64 * 1024 * 1024,
 };
 
-#define SECOND_NS      UINT64_C(1000000000)
-#define FLUSH_MAX_NS   SECOND_NS
-#define SLEEP_MAX_NS   SECOND_NS /* a lost wake-up costs latency, never a hang */
+#define SECOND_NS       UINT64_C(1000000000)
+#define FLUSH_MAX_NS    SECOND_NS
+#define SLEEP_MAX_NS    SECOND_NS /* a lost wake-up costs latency, never a hang */
 #define ACCEPT_AGAIN_NS (SECOND_NS / 10)
 
 /* user_data = operation:8 | generation:24 | slot:32. A receive names the kind of its link, so that
@@ -76,10 +76,11 @@ struct conn {
 	uint64_t flush_by_ns;
 	int fd;
 	uint32_t generation;
-	uint8_t state; /* enum conn_state */
+	uint8_t state;     /* enum conn_state */
 	uint8_t in_flight; /* requests in the kernel */
 	bool recv_armed, recv_armed_before, recv_cancelled, send_busy, cancelled;
-	bool drain_input; /* unread bytes at close would reset the connection under our last reply */
+	bool drain_input; /* unread bytes at close would reset the connection under our last reply
+			   */
 };
 
 struct io {
@@ -94,12 +95,12 @@ struct io {
 
 	struct conn *conns;
 	unsigned slots;
-	unsigned clients;      /* open, of max_links */
-	unsigned in_use;       /* slots not free */
-	size_t kept_bytes;     /* input of all links */
+	unsigned clients;  /* open, of max_links */
+	unsigned in_use;   /* slots not free */
+	size_t kept_bytes; /* input of all links */
 	struct list free_slots;
-	struct list closing;   /* to be flushed, not yet looked at */
-	struct list flushing;  /* oldest first */
+	struct list closing;  /* to be flushed, not yet looked at */
+	struct list flushing; /* oldest first */
 	struct list ended;
 	struct list resumed;
 	struct list todo[BUFFER_GROUPS];

@@ -8,17 +8,18 @@
 struct io;
 
 struct io_config {
-	unsigned thread;         /* index; names it in messages */
-	unsigned entries;        /* submission queue, power of two; 0: 1024 */
-	unsigned max_links;      /* clients and peers; sockets beyond are answered and closed */
-	const char *full_reply;  /* what a client beyond that reads, e.g. "-ERR max number of clients reached\r\n" */
-	int listen_fd;           /* listening socket of this thread (SO_REUSEPORT), or -1 */
-	const int *wake_fds;     /* eventfds of all threads of the node, [thread] is ours */
-	size_t input_max_bytes;  /* unparsed input kept per client link */
+	unsigned thread;        /* index; names it in messages */
+	unsigned entries;       /* submission queue, power of two; 0: 1024 */
+	unsigned max_links;     /* clients and peers; sockets beyond are answered and closed */
+	const char *full_reply; /* what a client beyond that reads, e.g. "-ERR max number of clients
+				   reached\r\n" */
+	int listen_fd;          /* listening socket of this thread (SO_REUSEPORT), or -1 */
+	const int *wake_fds;    /* eventfds of all threads of the node, [thread] is ours */
+	size_t input_max_bytes; /* unparsed input kept per client link */
 	size_t peer_input_max_bytes;
 	size_t output_max_bytes; /* max of link->out for clients */
 	size_t peer_output_max_bytes;
-	unsigned spin_us;        /* spin this long after the last work before sleeping; 0: none */
+	unsigned spin_us; /* spin this long after the last work before sleeping; 0: none */
 	/* For tests; 0: the usual. Powers of two. */
 	unsigned cq_entries;     /* completion queue */
 	unsigned client_buffers; /* receive buffers, shared by all clients */
@@ -54,13 +55,14 @@ const struct io_stats *io_stats(const struct io *io);
 
 /* ---- clock.c ---- */
 struct io_clock {
-	uint64_t slow, fast;           /* as of the anchor */
+	uint64_t slow, fast; /* as of the anchor */
 	uint64_t boot_anchor, raw_anchor;
-	int64_t rate_ppm;              /* test-only, 0 otherwise */
+	int64_t rate_ppm; /* test-only, 0 otherwise */
 };
 void io_clock_init(struct io_clock *c);
 /* Read the clocks. Test-only: the environment variables LOCKER_TEST_CLOCK_RATE_PPM (signed, bends
- * the rate of all durations) and LOCKER_TEST_WALL_OFFSET_MS are honoured when set at io_clock_init. */
+ * the rate of all durations) and LOCKER_TEST_WALL_OFFSET_MS are honoured when set at io_clock_init.
+ */
 void io_clock_read(struct io_clock *c, struct clocks *ret);
 uint64_t io_wall_us(void);
 

@@ -54,14 +54,16 @@ static int parse(const char *address, struct endpoint *ret, char *why, size_t wh
 {
 	const char *colon = strrchr(address, ':');
 	if (colon == NULL)
-		return bad_address(address, "write HOST:PORT, [IPv6]:PORT or :PORT", why, why_bytes);
+		return bad_address(
+			address, "write HOST:PORT, [IPv6]:PORT or :PORT", why, why_bytes);
 	if (!good_port(colon + 1))
 		return bad_address(address, "the port is a number from 0 to 65535", why, why_bytes);
 	const char *host = address;
 	size_t len = (size_t)(colon - address);
 	if (address[0] == '[') {
 		if (len < 3 || address[len - 1] != ']')
-			return bad_address(address, "IPv6 is written [ADDRESS]:PORT", why, why_bytes);
+			return bad_address(
+				address, "IPv6 is written [ADDRESS]:PORT", why, why_bytes);
 		host++;
 		len -= 2;
 	} else if (memchr(host, ':', len) != NULL) {
@@ -75,8 +77,8 @@ static int parse(const char *address, struct endpoint *ret, char *why, size_t wh
 	return 0;
 }
 
-static int resolve(const char *address, bool passive, struct addrinfo **ret, char *why,
-	size_t why_bytes)
+static int resolve(
+	const char *address, bool passive, struct addrinfo **ret, char *why, size_t why_bytes)
 {
 	struct endpoint to;
 	int err = parse(address, &to, why, why_bytes);
@@ -118,7 +120,7 @@ static bool same_address(const struct sockaddr_storage *a, const struct sockaddr
 		const struct sockaddr_in6 *x = (const void *)a;
 		const struct sockaddr_in6 *y = (const void *)b;
 		return x->sin6_port == y->sin6_port && x->sin6_scope_id == y->sin6_scope_id &&
-			memcmp(&x->sin6_addr, &y->sin6_addr, sizeof x->sin6_addr) == 0;
+		       memcmp(&x->sin6_addr, &y->sin6_addr, sizeof x->sin6_addr) == 0;
 	}
 	const struct sockaddr_in *x = (const void *)a;
 	const struct sockaddr_in *y = (const void *)b;
@@ -277,8 +279,8 @@ static void format(const struct sockaddr_storage *ss, char *ret, size_t bytes)
 			(void)inet_ntop(AF_INET, &in6->sin6_addr.s6_addr[12], host, sizeof host);
 		else
 			(void)inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
-		(void)snprintf(ret, bytes, mapped ? "%s:%u" : "[%s]:%u", host,
-			ntohs(in6->sin6_port));
+		(void)snprintf(
+			ret, bytes, mapped ? "%s:%u" : "[%s]:%u", host, ntohs(in6->sin6_port));
 	} else {
 		(void)snprintf(ret, bytes, "local");
 	}

@@ -109,7 +109,9 @@ int io_new(const struct io_config *cfg, struct io **ret, char *why, size_t why_b
 	if (err == 0)
 		err = links_init(io);
 	if (err != 0) {
-		(void)snprintf(why, why_bytes, "no memory for receive buffers and %u links: %s",
+		(void)snprintf(why, why_bytes,
+			"no memory for receive buffers and %u links: %s (RLIMIT_MEMLOCK too "
+			"small?)",
 			cfg->max_links, strerror(-err));
 		io_free(io);
 		return err;
@@ -258,8 +260,8 @@ static int drain(struct io *io)
 	for (unsigned i = 0; i < DRAIN_ENTERS_MAX; i++) {
 		if (ring_overflown(&io->ring))
 			stat_add(&io->stats.overflows, 1);
-		io->batch_n += ring_harvest(&io->ring, io->batch + io->batch_n,
-			BATCH_MAX - io->batch_n);
+		io->batch_n +=
+			ring_harvest(&io->ring, io->batch + io->batch_n, BATCH_MAX - io->batch_n);
 		if (io->batch_n == BATCH_MAX || !ring_wants_enter(&io->ring))
 			break;
 		int err = ring_enter(&io->ring, 0);
@@ -434,7 +436,8 @@ static int wind_down(struct io *io, bool (*done)(const struct io *io))
 		links_submit(io);
 		if (done(io) || io->now.mclk >= end_ns)
 			return 0;
-		bool more = !list_empty(&io->todo[LINK_CLIENT]) || !list_empty(&io->todo[LINK_PEER]);
+		bool more =
+			!list_empty(&io->todo[LINK_CLIENT]) || !list_empty(&io->todo[LINK_PEER]);
 		int err = ring_enter(&io->ring, more ? 0 : end_ns - io->now.mclk);
 		if (err == 0)
 			err = drain(io);

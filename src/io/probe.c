@@ -26,7 +26,8 @@ static int check_ops(struct ring *ring, char *why, size_t why_bytes)
 {
 	struct io_uring_probe *probe = io_uring_get_probe_ring(&ring->uring);
 	if (probe == NULL) {
-		(void)snprintf(why, why_bytes, "this kernel's io_uring cannot list its operations: "
+		(void)snprintf(why, why_bytes,
+			"this kernel's io_uring cannot list its operations: "
 			"use Linux 6.1 or later");
 		return -EOPNOTSUPP;
 	}
@@ -34,8 +35,10 @@ static int check_ops(struct ring *ring, char *why, size_t why_bytes)
 	for (size_t i = 0; i < sizeof needed_ops / sizeof needed_ops[0] && err == 0; i++) {
 		if (io_uring_opcode_supported(probe, needed_ops[i].code))
 			continue;
-		(void)snprintf(why, why_bytes, "this kernel's io_uring has no \"%s\": use Linux 6.1 "
-			"or later", needed_ops[i].name);
+		(void)snprintf(why, why_bytes,
+			"this kernel's io_uring has no \"%s\": use Linux 6.1 "
+			"or later",
+			needed_ops[i].name);
 		err = -EOPNOTSUPP;
 	}
 	io_uring_free_probe(probe);
@@ -80,8 +83,10 @@ static int self_test(struct ring *ring, char *why, size_t why_bytes)
 		buffers_fini(&buffers);
 	}
 	if (err != 0) {
-		(void)snprintf(why, why_bytes, "this kernel's io_uring cannot receive into provided "
-			"buffers (%s): use Linux 6.1 or later", strerror(-err));
+		(void)snprintf(why, why_bytes,
+			"this kernel's io_uring cannot receive into provided "
+			"buffers (%s): use Linux 6.1 or later",
+			strerror(-err));
 	}
 	for (int i = 0; i < 2; i++)
 		if (fds[i] >= 0)

@@ -13,9 +13,10 @@ enum {
 	RETRY_MAX_MS = 800,
 	RETRY_TOTAL_MS = 3000,
 	WORKERS_MAX = 2,
+	BUFFER_RINGS_BYTES = 64 * 1024,
 };
 
-#define FLAGS_ALWAYS (IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP)
+#define FLAGS_ALWAYS    (IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP)
 #define FEATURES_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG)
 
 /* What a kernel may not know, the newest first; flags of one row only work together. */
@@ -23,10 +24,11 @@ static const struct {
 	unsigned flags;
 	const char *names;
 } optional_flags[] = {
-	{IORING_SETUP_DEFER_TASKRUN, " DEFER_TASKRUN"},                         /* 6.1 */
-	{IORING_SETUP_SINGLE_ISSUER, " SINGLE_ISSUER"},                         /* 6.0 */
-	{IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, " COOP_TASKRUN TASKRUN_FLAG"}, /* 5.19 */
-	{IORING_SETUP_SUBMIT_ALL, " SUBMIT_ALL"},                               /* 5.18 */
+	{IORING_SETUP_DEFER_TASKRUN, " DEFER_TASKRUN"}, /* 6.1 */
+	{IORING_SETUP_SINGLE_ISSUER, " SINGLE_ISSUER"}, /* 6.0 */
+	{IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+		" COOP_TASKRUN TASKRUN_FLAG"},    /* 5.19 */
+	{IORING_SETUP_SUBMIT_ALL, " SUBMIT_ALL"}, /* 5.18 */
 };
 
 enum { OPTIONAL_FLAGS = sizeof optional_flags / sizeof optional_flags[0] };
@@ -35,7 +37,7 @@ enum { OPTIONAL_FLAGS = sizeof optional_flags / sizeof optional_flags[0] };
 static size_t locked_bytes(unsigned entries, unsigned cq_entries)
 {
 	size_t queues = (size_t)entries * (64 + 4) + (size_t)cq_entries * 16;
-	return queues + 64 * 1024;
+	return queues + BUFFER_RINGS_BYTES;
 }
 
 static int sysctl_disabled(void)
@@ -69,13 +71,15 @@ static void explain(int err, unsigned entries, unsigned cq_entries, char *why, s
 				sysctl_disabled());
 		else
 			(void)snprintf(why, why_bytes,
-				"io_uring is forbidden, by a seccomp profile as Docker's default one: "
+				"io_uring is forbidden, by a seccomp profile as Docker's default "
+				"one: "
 				"allow io_uring_setup, io_uring_enter and io_uring_register "
 				"(system calls 425 to 427)");
 		break;
 	case ENOSYS:
 		(void)snprintf(why, why_bytes,
-			"no io_uring here: the kernel lacks it or seccomp hides it; use Linux 6.1 or "
+			"no io_uring here: the kernel lacks it or seccomp hides it; use Linux 6.1 "
+			"or "
 			"later and allow system calls 425 to 427");
 		break;
 	case ENOMEM:
@@ -132,8 +136,8 @@ static int init_with_patience(struct ring *r, unsigned entries, struct io_uring_
 
 static void describe(struct ring *r, const struct io_uring_params *p)
 {
-	int n = snprintf(r->description, sizeof r->description, "io_uring sq %u cq %u features %#x:",
-		p->sq_entries, p->cq_entries, p->features);
+	int n = snprintf(r->description, sizeof r->description,
+		"io_uring sq %u cq %u features %#x:", p->sq_entries, p->cq_entries, p->features);
 	for (unsigned i = 0; i < OPTIONAL_FLAGS; i++)
 		if ((p->flags & optional_flags[i].flags) != 0)
 			n += snprintf(r->description + n, sizeof r->description - (size_t)n, "%s",
@@ -195,8 +199,8 @@ static unsigned flush_queue(struct ring *r)
 static int enter(struct ring *r, unsigned wait_nr, unsigned flags, void *arg, size_t arg_bytes)
 {
 	unsigned pending = flush_queue(r);
-	int n = io_uring_enter2((unsigned)r->enter_fd, pending, wait_nr, r->enter_flags | flags, arg,
-		arg_bytes);
+	int n = io_uring_enter2(
+		(unsigned)r->enter_fd, pending, wait_nr, r->enter_flags | flags, arg, arg_bytes);
 	r->enters++;
 	if (n > 0)
 		r->sqes += (unsigned)n;

@@ -201,8 +201,8 @@ bool stream_send(struct io *io, struct conn *c)
 	size_t n = c->sending.len - c->sent_bytes;
 	if (n > SEND_MAX_BYTES)
 		n = SEND_MAX_BYTES;
-	io_uring_prep_send(sqe, c->fd, c->sending.data + c->sent_bytes, n,
-		MSG_WAITALL | MSG_NOSIGNAL);
+	io_uring_prep_send(
+		sqe, c->fd, c->sending.data + c->sent_bytes, n, MSG_WAITALL | MSG_NOSIGNAL);
 	sqe->user_data = user_data(OP_SEND, c->generation, (uint32_t)(c - io->conns));
 	c->send_busy = true;
 	c->in_flight++;

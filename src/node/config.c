@@ -9,8 +9,8 @@
 
 #define STATE_DIR "/var/lib/locker"
 
-static int set_level(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes)
+static int set_level(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
 	int level = log_level_parse(value);
 	if (level < 0) {
@@ -22,8 +22,8 @@ static int set_level(const struct option *o, const char *value, void *into, char
 }
 
 /* A name goes into logs, file names' contents and INFO: keep it printable and free of blanks. */
-static int set_name(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes)
+static int set_name(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
 	for (const char *p = value; *p != '\0'; p++) {
 		if (!isalnum((unsigned char)*p) && strchr("._-", *p) == NULL) {
@@ -35,8 +35,8 @@ static int set_name(const struct option *o, const char *value, void *into, char 
 }
 
 /* "HOST:PORT", "[V6]:PORT", ":PORT" or "PORT" to "HOST:PORT"; no host means this machine only. */
-static int parse_address(const char *value, uint64_t port_min, char *ret, char *why,
-	size_t why_bytes)
+static int parse_address(
+	const char *value, uint64_t port_min, char *ret, char *why, size_t why_bytes)
 {
 	const char *colon = strrchr(value, ':');
 	const char *port_text = colon == NULL ? value : colon + 1;
@@ -65,8 +65,8 @@ static int parse_address(const char *value, uint64_t port_min, char *ret, char *
 	return 0;
 }
 
-static int set_address(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes)
+static int set_address(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
 	return parse_address(value, o->min, (char *)into + o->offset, why, why_bytes);
 }
@@ -76,8 +76,8 @@ static int add_master(struct config *c, const char *entry, char *why, size_t why
 	const char *end = NULL;
 	uint64_t id = 0;
 	if (option_number(entry, &id, &end) != 0 || *end != '=' || id < 1 || id > NODE_ID_MAX) {
-		(void)snprintf(why, why_bytes, "\"%.60s\" is not ID=HOST:PORT with an id of 1..%d", entry,
-			NODE_ID_MAX);
+		(void)snprintf(why, why_bytes, "\"%.60s\" is not ID=HOST:PORT with an id of 1..%d",
+			entry, NODE_ID_MAX);
 		return -EINVAL;
 	}
 	if (c->n_masters == MASTERS_MAX) {
@@ -106,8 +106,8 @@ static int add_master(struct config *c, const char *entry, char *why, size_t why
 	return 0;
 }
 
-static int set_masters(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes)
+static int set_masters(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
 	struct config *c = into;
 	char *copy = strdup(value);
@@ -152,8 +152,8 @@ static int parse_cpus(const char *text, struct cpu_list *ret)
 	return 0;
 }
 
-static int set_pin(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes)
+static int set_pin(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
 	struct config *c = into;
 	if (strcmp(value, "auto") == 0) {
@@ -163,8 +163,8 @@ static int set_pin(const struct option *o, const char *value, void *into, char *
 	} else if (parse_cpus(value, &c->pin_cpus) == 0) {
 		c->pin = PIN_LIST;
 	} else {
-		(void)snprintf(why, why_bytes, "is auto, off, or CPUs below %d like 0,2,4-6",
-			CPU_SETSIZE);
+		(void)snprintf(
+			why, why_bytes, "is auto, off, or CPUs below %d like 0,2,4-6", CPU_SETSIZE);
 		return -EINVAL;
 	}
 	return 0;
@@ -174,34 +174,35 @@ static int set_pin(const struct option *o, const char *value, void *into, char *
 
 /* Every limit that the engine has of its own is at least as wide as these. */
 static const struct option table[] = {
-	{"id", "N", "number of this node in the cluster", NULL, "1 without --masters", option_u32, AT(id), 1,
-		NODE_ID_MAX, false},
-	{"cluster", "NAME", "nodes of another cluster are refused", "locker", NULL, set_name, AT(cluster),
-		1, CLUSTER_NAME_MAX_BYTES, false},
-	{"listen", "HOST:PORT", "for clients", "127.0.0.1:7401", NULL, set_address, AT(listen), 0, 0,
+	{"id", "N", "number of this node in the cluster", NULL, "1 without --masters", option_u32,
+		AT(id), 1, NODE_ID_MAX, false},
+	{"cluster", "NAME", "nodes of another cluster are refused", "locker", NULL, set_name,
+		AT(cluster), 1, CLUSTER_NAME_MAX_BYTES, false},
+	{"listen", "HOST:PORT", "for clients", "127.0.0.1:7401", NULL, set_address, AT(listen), 0,
+		0, false},
+	{"peer-listen", "HOST:PORT", "for other nodes", NULL,
+		"own entry of --masters, or 127.0.0.1:7501", set_address, AT(peer_listen), 0, 0,
 		false},
-	{"peer-listen", "HOST:PORT", "for other nodes", NULL, "own entry of --masters, or 127.0.0.1:7501",
-		set_address, AT(peer_listen), 0, 0, false},
-	{"masters", "1=HOST:PORT,2=...", "all that vote, with peer addresses", NULL, "this node alone",
-		set_masters, 0, 0, 0, false},
-	{"slots", "N", "partitions of the keys; the same on all nodes", "64", NULL, option_u32, AT(slots),
-		1, SLOTS_MAX, false},
+	{"masters", "1=HOST:PORT,2=...", "all that vote, with peer addresses", NULL,
+		"this node alone", set_masters, 0, 0, 0, false},
+	{"slots", "N", "partitions of the keys; the same on all nodes", "64", NULL, option_u32,
+		AT(slots), 1, SLOTS_MAX, false},
 	{"threads", "N", "shards of this node", NULL, "CPUs allowed", option_u32, AT(threads), 1,
 		THREADS_MAX, false},
-	{"pin", "auto|off|LIST", "CPUs of the threads, like 0,2,4-6", "auto", NULL, set_pin, 0, 0, 0,
-		false},
-	{"spin-us", "N", "spin this long before sleeping", "0", NULL, option_u32, AT(spin_us), 0, 10000,
-		false},
+	{"pin", "auto|off|LIST", "CPUs of the threads, like 0,2,4-6", "auto", NULL, set_pin, 0, 0,
+		0, false},
+	{"spin-us", "N", "spin this long before sleeping", "0", NULL, option_u32, AT(spin_us), 0,
+		10000, false},
 	{"max-lease", "MS", "longest lease; the same on all nodes", "60000", NULL, option_ms,
 		AT(max_lease_ms), 1, LEASE_MAX_MS, false},
 	{"max-leases", "N", "leases of this node; address space only", "4000000", NULL, option_u32,
 		AT(max_leases), 1, 1000000000, false},
 	{"op-timeout", "MS", "an operation without WAIT ends within it", NULL, "2 x attempt-time",
 		option_ms, AT(op_timeout_ms), 1, 600000, false},
-	{"attempt-time", "MS", "votes older than this are void; the same on all", "1000", NULL, option_ms,
-		AT(attempt_ms), 10, 60000, false},
-	{"drift-ppm", "N", "bound of the clocks' rate error; the same on all", "1000", NULL, option_u32,
-		AT(drift_ppm), 0, 100000, false},
+	{"attempt-time", "MS", "votes older than this are void; the same on all", "1000", NULL,
+		option_ms, AT(attempt_ms), 10, 60000, false},
+	{"drift-ppm", "N", "bound of the clocks' rate error; the same on all", "1000", NULL,
+		option_u32, AT(drift_ppm), 0, 100000, false},
 	{"max-clients", "N", "connections, shared out among the threads", "10000", NULL, option_u32,
 		AT(max_clients), 1, 1000000, false},
 	{"input-limit", "BYTES", "unparsed input per connection", "64K", NULL, option_bytes,
@@ -212,14 +213,14 @@ static const struct option table[] = {
 		AT(state_dir), 1, PATH_MAX_BYTES, false},
 	{"new-cluster", NULL, "first boot ever: create the state file, vote at once", NULL, NULL,
 		option_switch, AT(new_cluster), 0, 0, false},
-	{"ephemeral", NULL, "no state file, see below", NULL, NULL, option_switch, AT(ephemeral), 0, 0,
-		false},
+	{"ephemeral", NULL, "no state file, see below", NULL, NULL, option_switch, AT(ephemeral), 0,
+		0, false},
 	{"config", "FILE", "lines of `name value`; flags win over it", NULL, NULL, option_text,
 		AT(config_file), 1, PATH_MAX_BYTES, true},
-	{"log-level", "LEVEL", "error, warn, info or debug", "info", NULL, set_level, AT(log_level), 0, 0,
-		false},
-	{"version", NULL, "print the version and exit", NULL, NULL, option_switch, AT(version), 0, 0,
-		true},
+	{"log-level", "LEVEL", "error, warn, info or debug", "info", NULL, set_level, AT(log_level),
+		0, 0, false},
+	{"version", NULL, "print the version and exit", NULL, NULL, option_switch, AT(version), 0,
+		0, true},
 	{"help", NULL, "print this and exit", NULL, NULL, option_switch, AT(help), 0, 0, true},
 	{0},
 };
@@ -253,7 +254,8 @@ static int settle_threads(struct config *c, char *why, size_t why_bytes)
 	}
 	if (c->threads > c->slots) {
 		(void)snprintf(why, why_bytes,
-			"--threads %u: must not be more than --slots %u, which are shared out among them",
+			"--threads %u: must not be more than --slots %u, which are shared out "
+			"among them",
 			c->threads, c->slots);
 		return -EINVAL;
 	}
@@ -264,8 +266,8 @@ static int settle_threads(struct config *c, char *why, size_t why_bytes)
 	if (c->pin == PIN_OFF)
 		return 0;
 	if (c->pin_cpus.n < c->threads) {
-		(void)snprintf(why, why_bytes, "--pin names %u CPUs, --threads is %u", c->pin_cpus.n,
-			c->threads);
+		(void)snprintf(why, why_bytes, "--pin names %u CPUs, --threads is %u",
+			c->pin_cpus.n, c->threads);
 		return -EINVAL;
 	}
 	for (unsigned i = 0; i < c->pin_cpus.n; i++) {
@@ -273,7 +275,8 @@ static int settle_threads(struct config *c, char *why, size_t why_bytes)
 		while (k < allowed.n && allowed.v[k] != c->pin_cpus.v[i])
 			k++;
 		if (k == allowed.n) {
-			(void)snprintf(why, why_bytes, "--pin: CPU %u is not there or not allowed to us",
+			(void)snprintf(why, why_bytes,
+				"--pin: CPU %u is not there or not allowed to us",
 				c->pin_cpus.v[i]);
 			return -EINVAL;
 		}
@@ -284,7 +287,8 @@ static int settle_threads(struct config *c, char *why, size_t why_bytes)
 static int settle_masters(struct config *c, char *why, size_t why_bytes)
 {
 	if (c->id == 0 && c->n_masters != 0) {
-		(void)snprintf(why, why_bytes, "--masters needs --id: which of the nodes is this one?");
+		(void)snprintf(
+			why, why_bytes, "--masters needs --id: which of the nodes is this one?");
 		return -EINVAL;
 	}
 	if (c->id == 0)
@@ -354,15 +358,19 @@ void config_help(FILE *out)
 		    "A node of a lock store: leases by majority, Redis protocol.\n\n",
 		out);
 	options_help(table, out);
-	(void)fputs(
-		"\nTimes are in ms, or end in ms or s. In a file: `name value` or `name = value`, # comments.\n"
-		"A start without --new-cluster waits for max-lease and a little (61 s) before it votes, since\n"
-		"its memory of leases is gone; it coordinates meanwhile. --new-cluster is ignored where the\n"
-		"state file exists, so it may stay in a unit file.\n"
-		"--ephemeral keeps nothing on disk. After a majority has lost its memory, tokens keep rising\n"
-		"only if the wall clocks did not go back, and a --new-cluster given to a node that has been in\n"
-		"use can grant a lock twice: nothing but its peers' memory stops it.\n"
-		"Exit status: 0 stopped by a signal, 1 cannot run, 2 usage.\n",
+	(void)fputs("\nTimes are in ms, or end in ms or s. In a file: `name value` or `name = "
+		    "value`, # comments.\n"
+		    "A start without --new-cluster waits for max-lease and a little (61 s) before "
+		    "it votes, since\n"
+		    "its memory of leases is gone; it coordinates meanwhile. --new-cluster is "
+		    "ignored where the\n"
+		    "state file exists, so it may stay in a unit file.\n"
+		    "--ephemeral keeps nothing on disk. After a majority has lost its memory, "
+		    "tokens keep rising\n"
+		    "only if the wall clocks did not go back, and a --new-cluster given to a node "
+		    "that has been in\n"
+		    "use can grant a lock twice: nothing but its peers' memory stops it.\n"
+		    "Exit status: 0 stopped by a signal, 1 cannot run, 2 usage.\n",
 		out);
 }
 

@@ -39,7 +39,8 @@ struct config {
 	uint32_t slots;
 	uint32_t threads;
 	enum pin_mode pin;
-	struct cpu_list pin_cpus; /* thread i runs on v[i]; with PIN_LIST as given, PIN_AUTO allowed ones */
+	struct cpu_list
+		pin_cpus; /* thread i runs on v[i]; with PIN_LIST as given, PIN_AUTO allowed ones */
 	uint32_t spin_us;
 	uint32_t max_lease_ms;
 	uint32_t max_leases;

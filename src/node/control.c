@@ -1,4 +1,5 @@
-/* The control thread: signals, peer handshakes, the state file, when this node may vote, the end. */
+/* The control thread: signals, peer handshakes, the state file, when this node may vote, the end.
+ */
 #include "node/internal.h"
 
 #include <errno.h>
@@ -17,13 +18,13 @@
 #define SEC UINT64_C(1000000000)
 
 enum {
-	DRAIN_MS = 1500,  /* then threads end whatever is left; the whole stop takes at most 2 s */
+	DRAIN_MS = 1500, /* then threads end whatever is left; the whole stop takes at most 2 s */
 	STOP_MS = 1900,
-	RETRY_MS = 1000,  /* after a failed write of the state file */
+	RETRY_MS = 1000, /* after a failed write of the state file */
 	REPORT_MS = 10000,
-	/* A first boot votes at once, but hears its peers first where they are there: one that has
-	 * seen this id before says so in its first answer. */
-	FIRST_BOOT_MS = 1000,
+	/* A first boot votes as soon as it has heard all other masters, or those that are there
+	 * have had time to dial it: one that has seen this id before says so then. */
+	FIRST_BOOT_MS = PEERING_BACKOFF_MAX_MS + 500,
 	MAIL_PER_TURN = 1024,
 	POLL_SIGNALS = 0,
 	POLL_WAKE = 1,
@@ -47,9 +48,11 @@ static void tell_all(struct node *n, uint16_t type, const void *body, size_t byt
 	}
 }
 
-static void tell_status(struct node *n, enum node_status status, uint64_t floor_n, uint64_t until_mclk)
+static void tell_status(
+	struct node *n, enum node_status status, uint64_t floor_n, uint64_t until_mclk)
 {
-	struct mail_status m = {.status = (uint8_t)status, .floor_n = floor_n, .until_mclk = until_mclk};
+	struct mail_status m = {
+		.status = (uint8_t)status, .floor_n = floor_n, .until_mclk = until_mclk};
 	n->self.status = (uint8_t)status;
 	tell_all(n, MAIL_STATUS, &m, sizeof m);
 }
@@ -68,9 +71,11 @@ static bool raise_ceiling(struct node *n, uint64_t ceiling_n, uint64_t now_mclk)
 		int r = state_file_write(&n->file, &s);
 		if (r != 0) {
 			n->retry_at = now_mclk + RETRY_MS * MS;
-			if (n->failure_said_at == 0 || now_mclk - n->failure_said_at >= REPORT_MS * MS) {
+			if (n->failure_said_at == 0 ||
+				now_mclk - n->failure_said_at >= REPORT_MS * MS) {
 				n->failure_said_at = now_mclk;
-				log_error("cannot write %s: %s; trying every second, new locks wait for it",
+				log_error("cannot write %s: %s; trying every second, new locks "
+					  "wait for it",
 					n->file.path, strerror(-r));
 			}
 			return false;
@@ -122,7 +127,8 @@ static void begin_to_vote(struct node *n, uint64_t now_mclk)
 		if (!raise_ceiling(n, above(floor_n > wall_n ? floor_n : wall_n), now_mclk))
 			return;
 		if (!n->file_loaded)
-			log_warn("no state file tells the last ballot: tokens go on from the wall clock, %llu",
+			log_warn("no state file tells the last ballot: tokens go on from the wall "
+				 "clock, %llu",
 				(unsigned long long)floor_n);
 	}
 	tell_status(n, NODE_ACTIVE, floor_n, 0);
@@ -155,7 +161,7 @@ void control_init(struct node *n)
 {
 	struct clocks now = clocks(n);
 	n->vote_at_slow = now.slow +
-		(n->self.first_boot ? FIRST_BOOT_MS * MS : config_quarantine_ns(&n->cfg));
+			  (n->self.first_boot ? FIRST_BOOT_MS * MS : config_quarantine_ns(&n->cfg));
 	n->self.status = NODE_QUARANTINE;
 	if (!n->cfg.is_master) {
 		log_info("not one of the masters: this node coordinates and does not vote");
@@ -169,12 +175,15 @@ static void adopt(void *arg, const struct mail_adopt *link)
 {
 	struct node *n = arg;
 	CHECK(link->link_index < n->cfg.threads);
-	memcpy(mailbox_put(n->mail, link->link_index, MAIL_ADOPT, sizeof *link), link, sizeof *link);
+	memcpy(mailbox_put(n->mail, link->link_index, MAIL_ADOPT, sizeof *link), link,
+		sizeof *link);
 }
 
 static void fatal(void *arg, const char *reason)
 {
 	struct node *n = arg;
+	if (n->done)
+		return;
 	log_error("stopping: %s", reason);
 	n->done = true;
 	n->exit_status = 1;
@@ -235,7 +244,8 @@ static void check_end(struct node *n, const struct clocks *now)
 		struct shard_thread *t = &n->threads[i];
 		if (!atomic_load_explicit(&t->ended, memory_order_acquire))
 			continue;
-		log_error("thread %u ended: %s", i, t->result == 0 ? "unasked" : strerror(-t->result));
+		log_error("thread %u ended: %s", i,
+			t->result == 0 ? "unasked" : strerror(-t->result));
 		n->done = true;
 		n->exit_status = 1;
 	}
@@ -263,7 +273,8 @@ static int wait_ms(struct node *n)
 			wait = left;
 	}
 	if (n->cfg.is_master && !n->voting) {
-		uint64_t left = n->vote_at_slow > now.slow ? n->vote_at_slow - now.slow : RETRY_MS * MS;
+		uint64_t left =
+			n->vote_at_slow > now.slow ? n->vote_at_slow - now.slow : RETRY_MS * MS;
 		if (left < wait)
 			wait = left;
 		left = n->report_at > now.mclk ? n->report_at - now.mclk : RETRY_MS * MS;
@@ -309,6 +320,8 @@ static void turn(struct node *n)
 
 int node_run(struct node *n)
 {
+	struct clocks now = clocks(n);
+	serve_status(n, &now);
 	mailbox_publish(n->mail, node_wake, n);
 	while (!n->done)
 		turn(n);

@@ -23,8 +23,8 @@ static bool is_master(const struct identity *self, uint8_t node)
 	return memchr(self->masters, node, self->n_masters) != NULL;
 }
 
-void handshake_offer(const struct identity *self, uint16_t link_index, uint64_t mclk,
-	struct hello *ret)
+void handshake_offer(
+	const struct identity *self, uint16_t link_index, uint64_t mclk, struct hello *ret)
 {
 	*ret = (struct hello){
 		.version = PROTOCOL_VERSION,
@@ -54,8 +54,8 @@ void handshake_answer(const struct identity *self, const struct hello *theirs, u
 	ret->held_ns = mclk - read_mclk;
 }
 
-void handshake_refusal(const struct identity *self, uint64_t mclk, const char *reason,
-	struct hello *ret)
+void handshake_refusal(
+	const struct identity *self, uint64_t mclk, const char *reason, struct hello *ret)
 {
 	handshake_offer(self, 0, mclk, ret);
 	ret->refused = true;
@@ -77,8 +77,8 @@ static void list_ids(const uint8_t *ids, unsigned n, char *ret, size_t bytes)
 	}
 }
 
-static int check_constants(const struct identity *self, const struct hello *h, char *why,
-	size_t why_bytes)
+static int check_constants(
+	const struct identity *self, const struct hello *h, char *why, size_t why_bytes)
 {
 	const struct {
 		const char *name;
@@ -92,17 +92,17 @@ static int check_constants(const struct identity *self, const struct hello *h, c
 	};
 	for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
 		if (constants[i].ours != constants[i].theirs)
-			return refuse(why, why_bytes, "node %u has %s %llu, node %u has %llu", h->node,
-				constants[i].name, (unsigned long long)constants[i].theirs, self->node,
-				(unsigned long long)constants[i].ours);
+			return refuse(why, why_bytes, "node %u has %s %llu, node %u has %llu",
+				h->node, constants[i].name, (unsigned long long)constants[i].theirs,
+				self->node, (unsigned long long)constants[i].ours);
 	if (self->n_masters != h->n_masters ||
 		memcmp(self->masters, h->masters, self->n_masters) != 0) {
 		char theirs[64];
 		char ours[64];
 		list_ids(h->masters, h->n_masters, theirs, sizeof theirs);
 		list_ids(self->masters, self->n_masters, ours, sizeof ours);
-		return refuse(why, why_bytes, "node %u has masters %s, node %u has %s", h->node, theirs,
-			self->node, ours);
+		return refuse(why, why_bytes, "node %u has masters %s, node %u has %s", h->node,
+			theirs, self->node, ours);
 	}
 	return 0;
 }
@@ -114,29 +114,32 @@ int handshake_check(const struct identity *self, const struct hello *h, uint8_t 
 		return refuse(why, why_bytes, "node %u speaks peer protocol %u, node %u speaks %u",
 			h->node, h->version, self->node, PROTOCOL_VERSION);
 	if (strcmp(h->cluster, self->cluster) != 0)
-		return refuse(why, why_bytes, "node %u belongs to cluster \"%s\", node %u to \"%s\"",
-			h->node, h->cluster, self->node, self->cluster);
+		return refuse(why, why_bytes,
+			"node %u belongs to cluster \"%s\", node %u to \"%s\"", h->node, h->cluster,
+			self->node, self->cluster);
 	if (h->node == self->node)
 		return refuse(why, why_bytes, "there are two nodes with id %u", h->node);
 	if (expected != 0 && h->node != expected)
-		return refuse(why, why_bytes, "node %u answers where --masters has node %u", h->node,
-			expected);
+		return refuse(why, why_bytes, "node %u answers where --masters has node %u",
+			h->node, expected);
 	int r = check_constants(self, h, why, why_bytes);
 	if (r != 0)
 		return r;
 	if (h->inc == 0)
 		return refuse(why, why_bytes, "node %u has no incarnation", h->node);
 	if (h->threads < 1 || h->threads > THREADS_MAX)
-		return refuse(why, why_bytes, "node %u says it has %u threads", h->node, h->threads);
+		return refuse(
+			why, why_bytes, "node %u says it has %u threads", h->node, h->threads);
 	if (h->link_index >= handshake_links(self, h))
 		return refuse(why, why_bytes, "node %u opens link %u, there are %u", h->node,
 			h->link_index, handshake_links(self, h));
 	uint64_t seen = self->seen_inc[h->node];
 	if (h->first_boot && seen != 0 && seen != h->inc)
 		return refuse(why, why_bytes,
-			SEEN_FORMAT
-			": start it without --new-cluster (it will wait %llu s), or give it a new id",
-			h->node, (unsigned long long)((self->quarantine_ns + 999999999) / 1000000000));
+			SEEN_FORMAT ": start it without --new-cluster (it will wait %llu s), or "
+				    "give it a new id",
+			h->node,
+			(unsigned long long)((self->quarantine_ns + 999999999) / 1000000000));
 	return 0;
 }
 
@@ -151,6 +154,7 @@ bool handshake_fatal(const struct identity *self, const struct hello *h)
 {
 	char form[sizeof SEEN_FORMAT + 8];
 	(void)snprintf(form, sizeof form, SEEN_FORMAT, self->node);
-	return h->refused && self->first_boot && h->node != self->node && is_master(self, h->node) &&
-		strcmp(h->cluster, self->cluster) == 0 && strncmp(h->reason, form, strlen(form)) == 0;
+	return h->refused && self->first_boot && h->node != self->node &&
+	       is_master(self, h->node) && strcmp(h->cluster, self->cluster) == 0 &&
+	       strncmp(h->reason, form, strlen(form)) == 0;
 }

@@ -29,14 +29,14 @@ struct identity {
 };
 
 /* The dialer's hello, for link @link_index. */
-void handshake_offer(const struct identity *self, uint16_t link_index, uint64_t mclk,
-	struct hello *ret);
+void handshake_offer(
+	const struct identity *self, uint16_t link_index, uint64_t mclk, struct hello *ret);
 /* The acceptor's, to @theirs which was read when our clock said @read_mclk. */
 void handshake_answer(const struct identity *self, const struct hello *theirs, uint64_t read_mclk,
 	uint64_t mclk, struct hello *ret);
 /* A no, from either side. */
-void handshake_refusal(const struct identity *self, uint64_t mclk, const char *reason,
-	struct hello *ret);
+void handshake_refusal(
+	const struct identity *self, uint64_t mclk, const char *reason, struct hello *ret);
 
 /* May we talk? @expected: the node that was dialled, 0: any. 0, or -EPROTO with the sentence that
  * says what differs. */

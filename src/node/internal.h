@@ -23,17 +23,17 @@ struct shard_thread {
 	unsigned index;
 	pthread_t id;
 	bool created;
-	int listen_fd;        /* node.c opens and closes it */
+	int listen_fd; /* node.c opens and closes it */
 	struct io *io;
 	struct shard *shard;
 	void *map;
 	size_t map_bytes;
 	void (*shard_work)(void *self);
 	bool stopping;
-	_Atomic bool stop;    /* set by the control thread, with a wake */
-	_Atomic bool ended;   /* io_run() has returned */
-	int result;           /* of io_run(); read after `ended` */
-	char why[256];        /* why it could not start */
+	_Atomic bool stop;  /* set by the control thread, with a wake */
+	_Atomic bool ended; /* io_run() has returned */
+	int result;         /* of io_run(); read after `ended` */
+	char why[256];      /* why it could not start */
 };
 
 enum gate { GATE_SHUT, GATE_OPEN, GATE_ABORT };
@@ -48,13 +48,13 @@ struct node {
 	struct io_clock clock; /* of the control thread */
 	struct state_file file;
 	bool has_file;
-	bool file_loaded;      /* it had a state */
-	struct state state;    /* as it is, or will be, in the file */
+	bool file_loaded;   /* it had a state */
+	struct state state; /* as it is, or will be, in the file */
 	uint64_t start_n;
 	uint64_t loaded_ceiling_n;
 
 	struct mailbox_mesh *mesh;
-	struct mailbox *mail;  /* the control thread's */
+	struct mailbox *mail; /* the control thread's */
 	int wake_fds[THREADS_MAX + 1];
 	int signal_fd;
 	int peer_listen_fd;
@@ -63,7 +63,7 @@ struct node {
 	pthread_mutex_t gate_lock; /* over the next three */
 	pthread_cond_t gate_moved;
 	enum gate gate;
-	unsigned started;      /* threads that are ready or have failed */
+	unsigned started; /* threads that are ready or have failed */
 	unsigned failed;
 	struct shard_thread threads[THREADS_MAX];
 
@@ -73,11 +73,11 @@ struct node {
 	uint64_t report_at;    /* mclk; 0: at once */
 	uint64_t asked_n;      /* highest ceiling a shard has asked for */
 	uint64_t durable_n;
-	uint64_t retry_at;     /* mclk; a write of the file failed */
+	uint64_t retry_at; /* mclk; a write of the file failed */
 	uint64_t failure_said_at;
 	bool draining;
 	unsigned drained;
-	uint64_t drain_until;  /* mclk */
+	uint64_t drain_until; /* mclk */
 	bool done;
 	int exit_status;
 };

@@ -66,7 +66,8 @@ static int raise_nofile(struct config *cfg, char *why, size_t why_bytes)
 {
 	struct rlimit limit;
 	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-		return fail(-errno, why, why_bytes, "cannot read RLIMIT_NOFILE: %s", strerror(errno));
+		return fail(
+			-errno, why, why_bytes, "cannot read RLIMIT_NOFILE: %s", strerror(errno));
 	uint64_t others = FDS_FIXED + FDS_PEERS + (uint64_t)FDS_PER_THREAD * cfg->threads;
 	uint64_t need = cfg->max_clients + others;
 	if (limit.rlim_cur < limit.rlim_max) {
@@ -78,9 +79,12 @@ static int raise_nofile(struct config *cfg, char *why, size_t why_bytes)
 		return 0;
 	if (limit.rlim_cur <= others)
 		return fail(-EMFILE, why, why_bytes,
-			"RLIMIT_NOFILE is %llu: raise it (ulimit -n, LimitNOFILE) to %llu for --max-clients %u",
-			(unsigned long long)limit.rlim_cur, (unsigned long long)need, cfg->max_clients);
-	log_warn("--max-clients lowered from %u to %llu: RLIMIT_NOFILE is %llu, %llu are needed (ulimit -n, "
+			"RLIMIT_NOFILE is %llu: raise it (ulimit -n, LimitNOFILE) to %llu for "
+			"--max-clients %u",
+			(unsigned long long)limit.rlim_cur, (unsigned long long)need,
+			cfg->max_clients);
+	log_warn("--max-clients lowered from %u to %llu: RLIMIT_NOFILE is %llu, %llu are needed "
+		 "(ulimit -n, "
 		 "LimitNOFILE)",
 		cfg->max_clients, (unsigned long long)(limit.rlim_cur - others),
 		(unsigned long long)limit.rlim_cur, (unsigned long long)need);
@@ -152,10 +156,12 @@ static int init_state(struct node *n, char *why, size_t why_bytes)
 		return r;
 	n->has_file = true;
 	if (r == STATE_FRESH) {
-		n->state.ceiling_n = n->start_n < BALLOT_MAX - CEILING_STEP_N ? n->start_n + CEILING_STEP_N
-									      : BALLOT_MAX;
+		n->state.ceiling_n = n->start_n < BALLOT_MAX - CEILING_STEP_N
+					     ? n->start_n + CEILING_STEP_N
+					     : BALLOT_MAX;
 		if (!c->new_cluster)
-			log_warn("%s is not there: waiting as after a loss of memory (a first boot of a new "
+			log_warn("%s is not there: waiting as after a loss of memory (a first boot "
+				 "of a new "
 				 "cluster says --new-cluster)",
 				n->file.path);
 		return 0;
@@ -164,7 +170,8 @@ static int init_state(struct node *n, char *why, size_t why_bytes)
 	if (r != 0)
 		return r;
 	if (c->new_cluster)
-		log_info("--new-cluster ignored: %s exists, this node has been here before", n->file.path);
+		log_info("--new-cluster ignored: %s exists, this node has been here before",
+			n->file.path);
 	n->self.first_boot = false;
 	n->file_loaded = true;
 	n->loaded_ceiling_n = found.ceiling_n;
@@ -188,7 +195,8 @@ static int open_listeners(struct node *n, char *why, size_t why_bytes)
 	} else {
 		(void)close(first);
 		for (unsigned i = 0; r == 0 && i < n->cfg.threads; i++)
-			r = io_listen(n->client_addr, true, &n->threads[i].listen_fd, why, why_bytes);
+			r = io_listen(
+				n->client_addr, true, &n->threads[i].listen_fd, why, why_bytes);
 	}
 	if (r == 0)
 		r = io_listen(n->cfg.peer_listen, false, &n->peer_listen_fd, why, why_bytes);
@@ -238,9 +246,13 @@ static int write_first_state(struct node *n, char *why, size_t why_bytes)
 	if (!n->has_file || n->file_loaded)
 		return 0;
 	int r = state_file_write(&n->file, &n->state);
+	/* Both slots, so that a disk that fills up later has room for either. */
+	if (r == 0)
+		r = state_file_write(&n->file, &n->state);
 	if (r != 0)
 		return fail(r, why, why_bytes,
-			"cannot write %s: %s; name another directory with --state-dir, or run without one with "
+			"cannot write %s: %s; name another directory with --state-dir, or run "
+			"without one with "
 			"--ephemeral (see --help)",
 			n->file.path, strerror(-r));
 	return 0;
@@ -249,11 +261,15 @@ static int write_first_state(struct node *n, char *why, size_t why_bytes)
 static void log_start(const struct node *n)
 {
 	const struct config *c = &n->cfg;
-	log_info("lockerd %s: node %u of cluster \"%s\", %u masters, %u slots, %u thread%s, pinning %s, %s",
+	log_info("lockerd %s: node %u of cluster \"%s\", masters %u, slots %u, threads %u, pinning "
+		 "%s, %s",
 		node_version(), c->id, c->cluster, c->n_masters, c->slots, c->threads,
-		c->threads == 1 ? "" : "s",
-		c->pin == PIN_OFF ? "off" : c->pin == PIN_AUTO ? "auto" : "by list",
-		n->has_file ? n->file.path : c->is_master ? "ephemeral" : "no state to keep");
+		c->pin == PIN_OFF    ? "off"
+		: c->pin == PIN_AUTO ? "auto"
+				     : "by list",
+		n->has_file    ? n->file.path
+		: c->is_master ? "ephemeral"
+			       : "no state to keep");
 }
 
 static int build(struct node *n, char *why, size_t why_bytes)
@@ -338,7 +354,7 @@ void node_ready_line(const struct node *n, char *ret, size_t bytes)
 		(void)snprintf(wait, sizeof wait, " (quarantine: votes in %llu s)",
 			(unsigned long long)((n->self.quarantine_ns + 500000000) / 1000000000));
 	(void)snprintf(ret, bytes,
-		"lockerd: node %u of cluster \"%s\" ready%s: clients %s, peers %s, %u thread%s", n->cfg.id,
-		n->cfg.cluster, wait, n->client_addr, n->peer_addr, n->cfg.threads,
+		"lockerd: node %u of cluster \"%s\" ready%s: clients %s, peers %s, %u thread%s",
+		n->cfg.id, n->cfg.cluster, wait, n->client_addr, n->peer_addr, n->cfg.threads,
 		n->cfg.threads == 1 ? "" : "s");
 }

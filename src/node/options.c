@@ -46,8 +46,8 @@ static void *field(const struct option *o, void *into)
 	return (char *)into + o->offset;
 }
 
-int option_switch(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes)
+int option_switch(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
 	static const char *const yes[] = {"", "yes", "true", "on", "1"};
 	static const char *const no[] = {"no", "false", "off", "0"};
@@ -73,8 +73,8 @@ struct unit {
 	uint64_t factor;
 };
 
-static int scaled(const struct option *o, const char *value, const struct unit *units, size_t n_units,
-	const char *name, uint64_t *ret, char *why, size_t why_bytes)
+static int scaled(const struct option *o, const char *value, const struct unit *units,
+	size_t n_units, const char *name, uint64_t *ret, char *why, size_t why_bytes)
 {
 	const char *end = NULL;
 	uint64_t n = 0;
@@ -121,12 +121,10 @@ int option_ms(const struct option *o, const char *value, void *into, char *why, 
 	return r;
 }
 
-int option_bytes(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes)
+int option_bytes(const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
-	static const struct unit units[] = {
-		{"", 1}, {"K", 1 << 10}, {"KiB", 1 << 10}, {"M", 1 << 20}, {"MiB", 1 << 20},
-		{"G", 1 << 30}, {"GiB", 1 << 30}};
+	static const struct unit units[] = {{"", 1}, {"K", 1 << 10}, {"KiB", 1 << 10},
+		{"M", 1 << 20}, {"MiB", 1 << 20}, {"G", 1 << 30}, {"GiB", 1 << 30}};
 	uint64_t n = 0;
 	int r = scaled(o, value, units, 7, " bytes", &n, why, why_bytes);
 	if (r == 0)
@@ -217,8 +215,8 @@ static int unknown(const struct option *table, const char *prefix, const char *n
 	if (near == NULL)
 		return refuse(why, why_bytes, "%sunknown option %s%.40s; --help lists them", prefix,
 			dashes, name);
-	return refuse(why, why_bytes, "%sunknown option %s%.40s; did you mean %s%s?", prefix, dashes,
-		name, dashes, near);
+	return refuse(why, why_bytes, "%sunknown option %s%.40s; did you mean %s%s?", prefix,
+		dashes, name, dashes, near);
 }
 
 static int apply(const struct option *o, const char *prefix, const char *value, void *into,
@@ -241,21 +239,21 @@ int options_args(const struct option *table, int argc, char *const *argv, void *
 		if (strcmp(arg, "-h") == 0)
 			arg = "--help";
 		if (strncmp(arg, "--", 2) != 0 || arg[2] == '\0')
-			return refuse(why, why_bytes, "%.80s: options look like --name value; --help lists them",
-				arg);
+			return refuse(why, why_bytes,
+				"%.80s: options look like --name value; --help lists them", arg);
 		char name[NAME_MAX_BYTES + 1];
 		const char *equals = strchr(arg, '=');
 		size_t len = equals == NULL ? strlen(arg + 2) : (size_t)(equals - arg - 2);
-		(void)snprintf(name, sizeof name, "%.*s", (int)(len < sizeof name ? len : sizeof name),
-			arg + 2);
+		(void)snprintf(name, sizeof name, "%.*s",
+			(int)(len < sizeof name ? len : sizeof name), arg + 2);
 		const struct option *o = find(table, name);
 		if (o == NULL)
 			return unknown(table, "", name, why, why_bytes);
 		const char *value = equals == NULL ? "" : equals + 1;
 		if (o->argument != NULL && equals == NULL) {
 			if (i + 1 == argc)
-				return refuse(why, why_bytes, "--%s needs a value: --%s %s", name, name,
-					o->argument);
+				return refuse(why, why_bytes, "--%s needs a value: --%s %s", name,
+					name, o->argument);
 			value = argv[++i];
 		}
 		int r = apply(o, "", value, into, why, why_bytes);
@@ -315,8 +313,8 @@ static int file_line(const struct option *table, const char *prefix, char *line,
 	return apply(o, prefix, value, into, why, why_bytes);
 }
 
-int options_file(const struct option *table, const char *path, void *into, char *why,
-	size_t why_bytes)
+int options_file(
+	const struct option *table, const char *path, void *into, char *why, size_t why_bytes)
 {
 	FILE *f = fopen(path, "re");
 	if (f == NULL) {

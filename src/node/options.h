@@ -13,19 +13,19 @@ struct option;
 
 /* Store @value into the caller's struct @into. 0, or -EINVAL with the end of a sentence in @why
  * ("must be between 1 and 64"). */
-typedef int option_setter(const struct option *o, const char *value, void *into, char *why,
-	size_t why_bytes);
+typedef int option_setter(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes);
 
 struct option {
 	const char *name;
 	const char *argument; /* as --help shows it; NULL: a switch */
 	const char *help;
-	const char *initial;  /* default, stored through the setter; NULL: none */
-	const char *shown;    /* how --help tells a default that is not a constant; NULL: `initial` */
+	const char *initial; /* default, stored through the setter; NULL: none */
+	const char *shown; /* how --help tells a default that is not a constant; NULL: `initial` */
 	option_setter *set;
-	size_t offset;        /* of the field, for the setter */
-	uint64_t min, max;    /* bounds; what they count is the setter's */
-	bool flags_only;      /* makes no sense in a file */
+	size_t offset;     /* of the field, for the setter */
+	uint64_t min, max; /* bounds; what they count is the setter's */
+	bool flags_only;   /* makes no sense in a file */
 };
 
 /* The table ends with a row without a name. */
@@ -36,17 +36,17 @@ int options_defaults(const struct option *table, void *into, char *why, size_t w
 int options_args(const struct option *table, int argc, char *const *argv, void *into, char *why,
 	size_t why_bytes);
 /* 0; -EINVAL; -errno when the file cannot be read. @why: a whole sentence with file and line. */
-int options_file(const struct option *table, const char *path, void *into, char *why,
-	size_t why_bytes);
+int options_file(
+	const struct option *table, const char *path, void *into, char *why, size_t why_bytes);
 /* One line an option. */
 void options_help(const struct option *table, FILE *out);
 
 /* Setters for common fields. */
-option_setter option_switch;  /* bool; no value, or yes/no */
-option_setter option_u32;     /* uint32_t; min..max */
-option_setter option_ms;      /* uint32_t milliseconds: "1500", "1500ms", "2s"; min..max */
-option_setter option_bytes;   /* size_t: "65536", "64K", "8M"; min..max */
-option_setter option_text;    /* char[max + 1]; min..max bytes */
+option_setter option_switch; /* bool; no value, or yes/no */
+option_setter option_u32;    /* uint32_t; min..max */
+option_setter option_ms;     /* uint32_t milliseconds: "1500", "1500ms", "2s"; min..max */
+option_setter option_bytes;  /* size_t: "65536", "64K", "8M"; min..max */
+option_setter option_text;   /* char[max + 1]; min..max bytes */
 
 /* Digits only. 0, -EINVAL, or -ERANGE beyond 64 bits. *ret_end: what follows the digits. */
 int option_number(const char *text, uint64_t *ret, const char **ret_end);

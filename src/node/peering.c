@@ -17,7 +17,6 @@ enum {
 	CONNS_MAX = PEERING_IN_MAX + PEERING_OUT_MAX,
 	HANDSHAKE_MS = 5000,
 	BACKOFF_MIN_MS = 100,
-	BACKOFF_MAX_MS = 2000,
 	ACCEPTS_PER_TURN = 16,
 	ACCEPT_PAUSE_MS = 100, /* after accept() ran out of something: poll would spin */
 	SAID_MAX = 32,
@@ -175,7 +174,8 @@ static void dial_later(struct peering *p, struct dial *d)
 	uint64_t half = d->backoff_ms * MS / 2;
 	d->state = DIAL_IDLE;
 	d->next_at = mclk(p) + half + prng_below(&p->prng, half);
-	d->backoff_ms = d->backoff_ms * 2 < BACKOFF_MAX_MS ? d->backoff_ms * 2 : BACKOFF_MAX_MS;
+	d->backoff_ms = d->backoff_ms * 2 < PEERING_BACKOFF_MAX_MS ? d->backoff_ms * 2
+								   : PEERING_BACKOFF_MAX_MS;
 }
 
 static void conn_end(struct peering *p, struct conn *c)
@@ -209,7 +209,10 @@ static void dial(struct peering *p, struct target *t, uint16_t link)
 		dial_later(p, &t->dials[link]);
 		return;
 	}
-	*c = (struct conn){.fd = fd, .connecting = true, .node = t->node, .link = link,
+	*c = (struct conn){.fd = fd,
+		.connecting = true,
+		.node = t->node,
+		.link = link,
 		.deadline = mclk(p) + HANDSHAKE_MS * MS};
 	(void)snprintf(c->addr, sizeof c->addr, "%.63s", t->addr);
 	sock_set_nonblocking(fd);
@@ -220,7 +223,7 @@ static void dial(struct peering *p, struct target *t, uint16_t link)
 static bool dialable(const struct target *t, unsigned link)
 {
 	return t->dials[link].state == DIAL_IDLE &&
-		(link == 0 || (link < t->links && t->dials[0].state == DIAL_UP));
+	       (link == 0 || (link < t->links && t->dials[0].state == DIAL_UP));
 }
 
 static void dial_due(struct peering *p)
@@ -235,7 +238,7 @@ static void dial_due(struct peering *p)
 void peering_link_down(struct peering *p, const struct mail_link *link)
 {
 	struct target *t = target_of(p, link->node);
-	log_info("link %u to node %u is down", link->link_index, link->node);
+	log_debug("link %u to node %u is down", link->link_index, link->node);
 	if (t == NULL || link->link_index >= THREADS_MAX)
 		return;
 	struct dial *d = &t->dials[link->link_index];
@@ -273,7 +276,8 @@ static void hand_over(struct peering *p, struct conn *c)
 		t->dials[link].backoff_ms = 0;
 		t->dials[link].inc = h->inc;
 	}
-	log_info("link %u of %u to node %u (%s) is up", link, links, h->node, c->addr);
+	log_debug(
+		"link %u of %u to node %u (%s) goes to its thread", link, links, h->node, c->addr);
 	p->hooks.adopt(p->hooks.arg, &a);
 }
 
@@ -314,8 +318,9 @@ static bool pull_in(struct peering *p, struct conn *c)
 			want = HELLO_PREFIX_BYTES;
 		if (r != -EAGAIN || want <= c->in_len || want > sizeof c->in) {
 			complain(p, c->addr,
-				r == -EPROTO ? "does not speak the peer protocol (this is the peer port)"
-					     : "sent a malformed hello");
+				r == -EPROTO
+					? "does not speak the peer protocol (this is the peer port)"
+					: "sent a malformed hello");
 			conn_end(p, c);
 			return false;
 		}
@@ -340,12 +345,13 @@ static void take_refusal(struct peering *p, struct conn *c)
 {
 	c->theirs.reason[sizeof c->theirs.reason - 1] = '\0';
 	char text[256];
-	(void)snprintf(text, sizeof text, "refused by node %u: %s", c->theirs.node, c->theirs.reason);
+	(void)snprintf(
+		text, sizeof text, "refused by node %u: %s", c->theirs.node, c->theirs.reason);
 	complain(p, c->addr, text);
 	if (handshake_fatal(p->self, &c->theirs))
 		p->hooks.fatal(p->hooks.arg, c->theirs.reason);
 	if (is_out(p, c))
-		target_of(p, c->node)->dials[c->link].backoff_ms = BACKOFF_MAX_MS;
+		target_of(p, c->node)->dials[c->link].backoff_ms = PEERING_BACKOFF_MAX_MS;
 	conn_end(p, c);
 }
 
@@ -373,7 +379,7 @@ static void work_out(struct peering *p, struct conn *c)
 	if (c->refusing) {
 		t->refusal[0] = '\0';
 		sock_finish(c->fd);
-		t->dials[c->link].backoff_ms = BACKOFF_MAX_MS;
+		t->dials[c->link].backoff_ms = PEERING_BACKOFF_MAX_MS;
 		conn_end(p, c);
 		return;
 	}
@@ -388,6 +394,7 @@ static void work_out(struct peering *p, struct conn *c)
 		/* It let us in and need not know: the next dial tells it. */
 		(void)snprintf(t->refusal, sizeof t->refusal, "%s", why);
 		complain(p, c->addr, why);
+		t->dials[c->link].backoff_ms = BACKOFF_MIN_MS;
 		conn_end(p, c);
 		return;
 	}

@@ -17,6 +17,7 @@
 enum {
 	PEERING_IN_MAX = 48,
 	PEERING_OUT_MAX = 16,
+	PEERING_BACKOFF_MAX_MS = 2000,
 	PEERING_POLL_MAX = PEERING_IN_MAX + PEERING_OUT_MAX + 1,
 };
 
@@ -30,7 +31,8 @@ struct peering_hooks {
 
 struct peering;
 
-/* @listen_fd stays the caller's; @self, @clock and @cfg outlive the peering. NULL: out of memory. */
+/* @listen_fd stays the caller's; @self, @clock and @cfg outlive the peering. NULL: out of memory.
+ */
 struct peering *peering_new(struct identity *self, struct io_clock *clock, const struct config *cfg,
 	int listen_fd, const struct peering_hooks *hooks, uint64_t seed);
 void peering_free(struct peering *p);

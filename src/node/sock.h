@@ -13,7 +13,8 @@ ssize_t sock_recv(int fd, void *p, size_t n);
 /* 0, or what came of a non-blocking connect. */
 int sock_connected(int fd);
 void sock_set_nonblocking(int fd);
-/* As an io_uring wants it: it answers -EAGAIN at once on a non-blocking file, instead of waiting. */
+/* As an io_uring wants it: it answers -EAGAIN at once on a non-blocking file, instead of waiting.
+ */
 void sock_hand_over(int fd);
 /* End of our side; what was sent still arrives. */
 void sock_finish(int fd);

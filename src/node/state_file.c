@@ -18,7 +18,7 @@
 
 enum {
 	FORMAT_VERSION = 1,
-	SLOT_BYTES = 512,   /* one sector: written whole or, at worst, torn */
+	SLOT_BYTES = 512,     /* one sector: written whole or, at worst, torn */
 	SLOT_DISTANCE = 4096, /* apart by a page and a physical sector, not to be torn together */
 	/* Offsets in a slot. */
 	AT_MAGIC = 0,
@@ -62,7 +62,8 @@ static void slot_encode(uint8_t *p, const struct state *s, uint64_t seq)
 /* 0, -EBADMSG, or -EPROTONOSUPPORT. */
 static int slot_decode(const uint8_t *p, struct state *ret, uint64_t *ret_seq)
 {
-	if (get_u64(p + AT_MAGIC) != MAGIC || get_u64(p + AT_SUM) != hash_bytes(bytes_of(p, AT_SUM)))
+	if (get_u64(p + AT_MAGIC) != MAGIC ||
+		get_u64(p + AT_SUM) != hash_bytes(bytes_of(p, AT_SUM)))
 		return -EBADMSG;
 	if (get_u32(p + AT_VERSION) != FORMAT_VERSION)
 		return -EPROTONOSUPPORT;
@@ -121,14 +122,16 @@ static int open_locked(struct state_file *f, const char *dir, char *why, size_t 
 		return 0;
 	if (errno == EWOULDBLOCK) {
 		(void)snprintf(why, why_bytes,
-			"%s is in use: is a lockerd with this id and --state-dir running already?", f->path);
+			"%s is in use: is a lockerd with this id and --state-dir running already?",
+			f->path);
 		return -EBUSY;
 	}
 	what = "lock the file";
 failed:
 	error = errno;
 	(void)snprintf(why, why_bytes,
-		"cannot keep the state file %s: cannot %s: %s; name a directory this user may write with "
+		"cannot keep the state file %s: cannot %s: %s; name a directory this user may "
+		"write with "
 		"--state-dir, or run without one with --ephemeral (see --help)",
 		f->path, what, strerror(error));
 	return -error;
@@ -151,9 +154,11 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 		uint64_t seq = 0;
 		ssize_t n = pread(f->fd, slot, sizeof slot, (off_t)i * SLOT_DISTANCE);
 		if (n < 0) {
-			/* Not the same as a torn slot: the newest one may be fine and just unreadable now. */
+			/* Not the same as a torn slot: the newest one may be fine and just
+			 * unreadable now. */
 			int error = errno;
-			(void)snprintf(why, why_bytes, "cannot read %s: %s", f->path, strerror(error));
+			(void)snprintf(
+				why, why_bytes, "cannot read %s: %s", f->path, strerror(error));
 			return -error;
 		}
 		int r = n == SLOT_BYTES ? slot_decode(slot, &s, &seq) : -EBADMSG;
@@ -165,13 +170,14 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 		*ret = s;
 	}
 	if (newer) {
-		(void)snprintf(why, why_bytes, "%s was written by another version of lockerd: use that one",
-			f->path);
+		(void)snprintf(why, why_bytes,
+			"%s was written by another version of lockerd: use that one", f->path);
 		return -EPROTONOSUPPORT;
 	}
 	if (f->seq == 0) {
 		(void)snprintf(why, why_bytes,
-			"%s: both copies of the state are damaged. Restore the file, or remove it and start "
+			"%s: both copies of the state are damaged. Restore the file, or remove it "
+			"and start "
 			"without --new-cluster, so that the node waits before it votes",
 			f->path);
 		return -EBADMSG;
@@ -179,8 +185,8 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 	return STATE_LOADED;
 }
 
-int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct state *ret, char *why,
-	size_t why_bytes)
+int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct state *ret,
+	char *why, size_t why_bytes)
 {
 	*f = (struct state_file){.fd = -1, .dir_fd = -1};
 	int n = snprintf(f->path, sizeof f->path, "%s/node-%u.state", dir, node);
@@ -230,7 +236,8 @@ static bool differs(const char *name, uint64_t want, uint64_t found, const char 
 	if (want == found)
 		return false;
 	(void)snprintf(why, why_bytes,
-		"%s was written with %s %llu, this start has %llu: start it with the former; changing it "
+		"%s was written with %s %llu, this start has %llu: start it with the former; "
+		"changing it "
 		"needs a new cluster name and an empty --state-dir on every node",
 		path, name, (unsigned long long)found, (unsigned long long)want);
 	return true;
@@ -241,14 +248,16 @@ int state_check(const struct state *want, const struct state *found, const char 
 {
 	if (strcmp(want->cluster, found->cluster) != 0) {
 		(void)snprintf(why, why_bytes,
-			"%s belongs to cluster \"%s\", this start is for \"%s\": correct --cluster or use "
+			"%s belongs to cluster \"%s\", this start is for \"%s\": correct --cluster "
+			"or use "
 			"another --state-dir",
 			path, found->cluster, want->cluster);
 		return -EINVAL;
 	}
 	if (want->node != found->node) {
 		(void)snprintf(why, why_bytes,
-			"%s belongs to node %u, this start is for node %u: correct --id or use another "
+			"%s belongs to node %u, this start is for node %u: correct --id or use "
+			"another "
 			"--state-dir",
 			path, found->node, want->node);
 		return -EINVAL;
@@ -256,15 +265,18 @@ int state_check(const struct state *want, const struct state *found, const char 
 	if (want->n_masters != found->n_masters ||
 		memcmp(want->masters, found->masters, want->n_masters) != 0) {
 		(void)snprintf(why, why_bytes,
-			"%s was written with other --masters (%u of them, this start has %u, or other ids): "
+			"%s was written with other --masters (%u of them, this start has %u, or "
+			"other ids): "
 			"start it with the former",
 			path, found->n_masters, want->n_masters);
 		return -EINVAL;
 	}
 	if (differs("epoch", want->epoch, found->epoch, path, why, why_bytes) ||
 		differs("--slots", want->slots, found->slots, path, why, why_bytes) ||
-		differs("--max-lease", want->max_lease_ms, found->max_lease_ms, path, why, why_bytes) ||
-		differs("--attempt-time", want->attempt_ms, found->attempt_ms, path, why, why_bytes) ||
+		differs("--max-lease", want->max_lease_ms, found->max_lease_ms, path, why,
+			why_bytes) ||
+		differs("--attempt-time", want->attempt_ms, found->attempt_ms, path, why,
+			why_bytes) ||
 		differs("--drift-ppm", want->drift_ppm, found->drift_ppm, path, why, why_bytes))
 		return -EINVAL;
 	return 0;

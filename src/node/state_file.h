@@ -1,7 +1,6 @@
 /* The small file that survives a crash: who this node is, the constants the proofs rest on, and the
- * ballot ceiling (protocol.md 2.3, 2.8). Two slots written in turn, each with a sequence number and a
- * checksum, so that a torn write leaves the one before it.
- * Owner: the control thread. */
+ * ballot ceiling (protocol.md 2.3, 2.8). Two slots written in turn, each with a sequence number and
+ * a checksum, so that a torn write leaves the one before it. Owner: the control thread. */
 #pragma once
 
 #include <stddef.h>
@@ -36,8 +35,8 @@ enum { STATE_FRESH = 0, STATE_LOADED = 1 };
  * STATE_FRESH: nothing was ever written to it. STATE_LOADED: *ret is the newest valid slot.
  * -errno with a sentence in @why: directory not usable, locked by another process (-EBUSY), both
  * slots damaged (-EBADMSG), written by a newer version (-EPROTONOSUPPORT). */
-int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct state *ret, char *why,
-	size_t why_bytes);
+int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct state *ret,
+	char *why, size_t why_bytes);
 /* Make @s durable: file and, the first time, directory. 0, or -errno: the slot written last
  * successfully still stands; try again. */
 int state_file_write(struct state_file *f, const struct state *s);

@@ -33,36 +33,41 @@ static void work_or_stop(void *self)
 	}
 }
 
-/* A share of a limit of the whole node; connections and keys do not spread quite evenly. */
 static uint32_t share(uint32_t total, uint32_t threads)
 {
-	if (threads == 1)
-		return total;
-	return (uint32_t)(((uint64_t)total + threads - 1) / threads * 5 / 4);
+	return (uint32_t)(((uint64_t)total + threads - 1) / threads);
+}
+
+/* Keys do not spread quite evenly: a quarter more, of address space, lets all of them in. */
+static uint32_t share_of_keys(uint32_t total, uint32_t threads)
+{
+	uint64_t even = share(total, threads);
+	return (uint32_t)(threads == 1 ? even : even * 5 / 4);
 }
 
 static struct shard_config shard_config_of(const struct node *n, unsigned index)
 {
 	const struct config *c = &n->cfg;
 	struct shard_config s = {
-		.engine = {
-			.self = (uint8_t)c->id,
-			.n_masters = (uint8_t)c->n_masters,
-			.slots = (uint16_t)c->slots,
-			.threads = (uint16_t)c->threads,
-			.shard = (uint16_t)index,
-			.max_lease_ms = c->max_lease_ms,
-			.attempt_ms = c->attempt_ms,
-			.drift_ppm = c->drift_ppm,
-			.op_timeout_ms = c->op_timeout_ms,
-			.max_leases = share(c->max_leases, c->threads),
-			.max_ops = MAX_OPS,
-			.max_waiters_per_key = MAX_WAITERS_PER_KEY,
-			.cid = hash_mix(n->self.inc, index + 1),
-			.seed = hash_mix(n->seed, index + 1),
-			.ceiling_n = n->state.ceiling_n,
-			.start_n = n->start_n,
-		},
+		.engine =
+			{
+				.self = (uint8_t)c->id,
+				.n_masters = (uint8_t)c->n_masters,
+				.slots = (uint16_t)c->slots,
+				.threads = (uint16_t)c->threads,
+				.shard = (uint16_t)index,
+				.max_lease_ms = c->max_lease_ms,
+				.attempt_ms = c->attempt_ms,
+				.drift_ppm = c->drift_ppm,
+				.op_timeout_ms = c->op_timeout_ms,
+				.max_leases = share_of_keys(c->max_leases, c->threads),
+				.max_ops = MAX_OPS,
+				.max_waiters_per_key = MAX_WAITERS_PER_KEY,
+				.cid = hash_mix(n->self.inc, index + 1),
+				.seed = hash_mix(n->seed, index + 1),
+				.ceiling_n = n->state.ceiling_n,
+				.start_n = n->start_n,
+			},
 		.index = index,
 		.threads = c->threads,
 		.inc = n->self.inc,
@@ -95,8 +100,8 @@ static int pin(const struct node *n, unsigned index, char *why, size_t why_bytes
 	if (sched_setaffinity(0, sizeof set, &set) == 0)
 		return 0;
 	int error = errno;
-	(void)snprintf(why, why_bytes, "cannot pin thread %u to CPU %u: %s; try --pin off", index, cpu,
-		strerror(error));
+	(void)snprintf(why, why_bytes, "cannot pin thread %u to CPU %u: %s; try --pin off", index,
+		cpu, strerror(error));
 	return -error;
 }
 
@@ -122,7 +127,8 @@ static int make_shard(struct shard_thread *t, char *why, size_t why_bytes)
 	struct shard_config cfg = shard_config_of(t->node, t->index);
 	size_t bytes = engine_memory_bytes(&cfg.engine);
 	if (bytes == 0) {
-		(void)snprintf(why, why_bytes, "the engine refuses these limits: --max-leases %u, --slots %u, "
+		(void)snprintf(why, why_bytes,
+			"the engine refuses these limits: --max-leases %u, --slots %u, "
 			"--max-lease %u, --attempt-time %u, --drift-ppm %u, --op-timeout %u",
 			t->node->cfg.max_leases, cfg.engine.slots, cfg.engine.max_lease_ms,
 			cfg.engine.attempt_ms, cfg.engine.drift_ppm, cfg.engine.op_timeout_ms);
@@ -132,16 +138,16 @@ static int make_shard(struct shard_thread *t, char *why, size_t why_bytes)
 	if (memory == NULL) {
 		int error = errno;
 		(void)snprintf(why, why_bytes,
-			"cannot reserve %zu MiB of address space for --max-leases %u: %s", bytes >> 20,
-			t->node->cfg.max_leases, strerror(error));
+			"cannot reserve %zu MiB of address space for --max-leases %u: %s",
+			bytes >> 20, t->node->cfg.max_leases, strerror(error));
 		return -error;
 	}
 	struct io_clock clock;
 	struct clocks now;
 	io_clock_init(&clock);
 	io_clock_read(&clock, &now);
-	t->shard = shard_new(&cfg, io_env(t->io), mailbox_of(t->node->mesh, t->index), &now, memory,
-		bytes);
+	t->shard = shard_new(
+		&cfg, io_env(t->io), mailbox_of(t->node->mesh, t->index), &now, memory, bytes);
 	if (t->shard == NULL) {
 		(void)snprintf(why, why_bytes, "out of memory");
 		return -ENOMEM;
@@ -231,7 +237,8 @@ int threads_start(struct node *n, char *why, size_t why_bytes)
 		struct shard_thread *t = &n->threads[created];
 		r = -pthread_create(&t->id, NULL, thread_main, t);
 		if (r != 0) {
-			(void)snprintf(why, why_bytes, "cannot start thread %u: %s", created, strerror(-r));
+			(void)snprintf(why, why_bytes, "cannot start thread %u: %s", created,
+				strerror(-r));
 			break;
 		}
 		t->created = true;

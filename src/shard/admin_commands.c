@@ -48,9 +48,9 @@ enum run time_command(struct request *rq)
 	char text[24];
 	uint64_t us = rq->s->now.wall_us;
 	resp_array(rq->out, 2);
-	snprintf(text, sizeof text, "%llu", (unsigned long long)(us / 1000000));
+	(void)snprintf(text, sizeof text, "%llu", (unsigned long long)(us / 1000000));
 	resp_bulk_str(rq->out, text);
-	snprintf(text, sizeof text, "%llu", (unsigned long long)(us % 1000000));
+	(void)snprintf(text, sizeof text, "%llu", (unsigned long long)(us % 1000000));
 	resp_bulk_str(rq->out, text);
 	return RUN_DONE;
 }
@@ -67,11 +67,12 @@ static bool printable(struct bytes b)
 }
 
 /* @to has room for @max bytes and a NUL. False: @rq is answered. */
-static bool take_label(
-	struct request *rq, struct bytes b, const char *what, char *to, uint8_t *ret_bytes, size_t max)
+static bool take_label(struct request *rq, struct bytes b, const char *what, char *to,
+	uint8_t *ret_bytes, size_t max)
 {
 	if (b.len > max) {
-		resp_error(rq->out, "LIMIT %s of %u bytes is above the limit of %zu", what, b.len, max);
+		resp_error(rq->out, "LIMIT %s of %u bytes is above the limit of %zu", what, b.len,
+			max);
 		return false;
 	}
 	if (!printable(b)) {
@@ -96,7 +97,7 @@ static bool set_name(struct request *rq, struct bytes name)
 
 static void write_hello(struct request *rq)
 {
-	struct conn *conn = rq->conn;
+	struct client_conn *conn = rq->conn;
 	resp_map(rq->out, conn->resp3, 7);
 	resp_bulk_str(rq->out, "server");
 	resp_bulk_str(rq->out, "locker");
@@ -177,7 +178,7 @@ static enum run client_setname(struct request *rq)
 
 static enum run client_setinfo(struct request *rq)
 {
-	struct conn *conn = rq->conn;
+	struct client_conn *conn = rq->conn;
 	bool ok;
 	if (arg_is(rq->argv[2], "LIB-NAME")) {
 		ok = take_label(rq, rq->argv[3], "lib-name", conn->lib_name, &conn->lib_name_bytes,
@@ -198,7 +199,7 @@ static enum run client_info(struct request *rq)
 {
 	struct buf *text = &rq->c->answer;
 	text->len = 0;
-	conn_describe(rq->s, rq->conn, text);
+	client_describe(rq->s, rq->conn, text);
 	resp_verbatim(rq->out, rq->conn->resp3, bytes_of(text->data, text->len));
 	return RUN_DONE;
 }
@@ -440,7 +441,7 @@ enum run config_command(struct request *rq)
 		char number[SETTING_MAX_BYTES];
 		if (!wanted[i])
 			continue;
-		snprintf(number, sizeof number, "%llu", (unsigned long long)all[i].number);
+		(void)snprintf(number, sizeof number, "%llu", (unsigned long long)all[i].number);
 		resp_bulk_str(rq->out, all[i].name);
 		resp_bulk_str(rq->out, all[i].text != NULL ? all[i].text : number);
 	}

@@ -36,13 +36,13 @@ struct clients *clients_new(struct shard *s)
 	return c;
 }
 
-static void conn_free(struct clients *c, struct conn *conn)
+static void conn_free(struct clients *c, struct client_conn *conn)
 {
 	list_remove(&conn->all);
 	list_remove(&conn->waiting);
 	list_remove(&conn->partial);
 	c->n_conns--;
-	ring_fini(conn);
+	pending_fini(conn);
 	free(conn);
 }
 
@@ -51,8 +51,10 @@ void clients_free(struct shard *s)
 	struct clients *c = s->clients;
 	if (c == NULL)
 		return;
-	while (!list_empty(&c->conns)) {
-		struct conn *conn = container_of(c->conns.next, struct conn, all);
+	struct list *next;
+	for (struct list *at = c->conns.next; at != &c->conns; at = next) {
+		next = at->next;
+		struct client_conn *conn = container_of(at, struct client_conn, all);
 		while (!list_empty(&conn->calls))
 			list_remove(conn->calls.next);
 		conn_free(c, conn);
@@ -78,7 +80,7 @@ int client_open(struct shard *s, struct link *link)
 		resp_error(&link->out, "ERR max number of clients reached");
 		return -1;
 	}
-	struct conn *conn = calloc(1, sizeof *conn);
+	struct client_conn *conn = calloc(1, sizeof *conn);
 	if (conn == NULL)
 		return -1;
 	conn->link = link;
@@ -95,7 +97,7 @@ int client_open(struct shard *s, struct link *link)
 
 void client_close(struct shard *s, struct link *link)
 {
-	struct conn *conn = link->user;
+	struct client_conn *conn = link->user;
 	if (conn == NULL)
 		return;
 	conn->closing = true;
@@ -104,7 +106,7 @@ void client_close(struct shard *s, struct link *link)
 	conn_free(s->clients, conn);
 }
 
-static void conn_block(struct shard *s, struct conn *conn, enum block why)
+static void conn_block(struct shard *s, struct client_conn *conn, enum block why)
 {
 	list_remove(&conn->waiting);
 	conn->blocked = why;
@@ -115,7 +117,7 @@ static void conn_block(struct shard *s, struct conn *conn, enum block why)
 	conn->link->paused = why != BLOCK_NONE;
 }
 
-void conn_close(struct shard *s, struct conn *conn, bool flush)
+void client_drop(struct shard *s, struct client_conn *conn, bool flush)
 {
 	if (conn->closing)
 		return;
@@ -125,22 +127,22 @@ void conn_close(struct shard *s, struct conn *conn, bool flush)
 	s->env->ops->close(s->env, conn->link, flush);
 }
 
-void conn_out_of_memory(struct shard *s, struct conn *conn)
+void client_out_of_memory(struct shard *s, struct client_conn *conn)
 {
 	if (!conn->closing)
 		log_error("out of memory for client %s, closed", conn->link->addr);
-	conn_close(s, conn, false);
+	client_drop(s, conn, false);
 }
 
-size_t conn_unsent_bytes(const struct conn *conn)
+size_t client_unsent_bytes(const struct client_conn *conn)
 {
 	return conn->link->out.len + conn->link->in_flight_bytes + conn->held_bytes;
 }
 
-void conn_progress(struct shard *s, struct conn *conn)
+void client_progress(struct shard *s, struct client_conn *conn)
 {
-	if (conn->quit && ring_empty(conn))
-		conn_close(s, conn, true);
+	if (conn->quit && pending_empty(conn))
+		client_drop(s, conn, true);
 	else if (conn->blocked == BLOCK_CALL)
 		conn_block(s, conn, BLOCK_TURN);
 }
@@ -156,11 +158,11 @@ static bool any_crowded(const struct shard *s)
 }
 
 /* May the next request be parsed? */
-static enum block why_not(const struct shard *s, const struct conn *conn, uint8_t first)
+static enum block why_not(const struct shard *s, const struct client_conn *conn, uint8_t first)
 {
-	if (conn_unsent_bytes(conn) > s->cfg.output_soft_bytes)
+	if (client_unsent_bytes(conn) > s->cfg.output_soft_bytes)
 		return BLOCK_OUTPUT;
-	if (ring_full(conn) || conn->barrier)
+	if (pending_full(conn) || conn->barrier)
 		return BLOCK_CALL;
 	/* An inline request may be unescaped in place and so cannot be parsed twice: only begin
 	 * when nothing can stop it. */
@@ -173,20 +175,18 @@ static enum block why_not(const struct shard *s, const struct conn *conn, uint8_
 	return BLOCK_NONE;
 }
 
-static void last_reply_queued(struct shard *s, struct conn *conn)
+static void last_reply_queued(struct shard *s, struct client_conn *conn)
 {
 	conn->quit = true;
-	conn_progress(s, conn);
+	client_progress(s, conn);
 }
 
-static void protocol_error(struct shard *s, struct conn *conn, const char *why)
+static void protocol_error(struct shard *s, struct client_conn *conn, const char *why)
 {
-	struct clients *c = s->clients;
-	c->protocol_errors++;
 	log_debug("client %s: protocol error: %s", conn->link->addr, why);
 	uint32_t slot;
-	if (!ring_push(conn, &slot)) {
-		conn_out_of_memory(s, conn);
+	if (!pending_push(conn, &slot)) {
+		client_out_of_memory(s, conn);
 		return;
 	}
 	struct buf *b = reply_open(s, conn, slot, ERROR_MAX_BYTES);
@@ -204,7 +204,7 @@ enum step {
 };
 
 static enum step run_one(
-	struct shard *s, struct conn *conn, uint8_t *p, size_t len, size_t *ret_used)
+	struct shard *s, struct client_conn *conn, uint8_t *p, size_t len, size_t *ret_used)
 {
 	struct resp_request parsed;
 	const char *why = NULL;
@@ -242,7 +242,7 @@ static enum step run_one(
 }
 
 /* A request that is begun has to be whole some time; silence between requests is fine. */
-static void note_partial(struct shard *s, struct conn *conn, size_t used, size_t left)
+static void note_partial(struct shard *s, struct client_conn *conn, size_t used, size_t left)
 {
 	bool begun = left > 0 && conn->blocked == BLOCK_NONE;
 	if (begun && used == 0 && !list_empty(&conn->partial))
@@ -256,7 +256,7 @@ static void note_partial(struct shard *s, struct conn *conn, size_t used, size_t
 
 ssize_t client_data(struct shard *s, struct link *link, const uint8_t *data, size_t len)
 {
-	struct conn *conn = link->user;
+	struct client_conn *conn = link->user;
 	if (conn == NULL || conn->closing || conn->quit)
 		return (ssize_t)len;
 	size_t used = 0;
@@ -291,13 +291,13 @@ static void close_stale_partials(struct shard *s)
 {
 	struct list *partial = &s->clients->partial;
 	while (!list_empty(partial)) {
-		struct conn *conn = container_of(partial->next, struct conn, partial);
+		struct client_conn *conn = container_of(partial->next, struct client_conn, partial);
 		uint64_t age_ns = s->now.mclk - conn->partial_mclk;
 		if (age_ns < (uint64_t)PARTIAL_MAX_MS * 1000000)
 			break;
 		log_info("client %s: request not complete after %d s, closed", conn->link->addr,
 			PARTIAL_MAX_MS / 1000);
-		conn_close(s, conn, false);
+		client_drop(s, conn, false);
 	}
 }
 
@@ -307,8 +307,8 @@ static void wake_read_outs(struct shard *s)
 	struct list *next;
 	for (struct list *at = slow->next; at != slow; at = next) {
 		next = at->next;
-		struct conn *conn = container_of(at, struct conn, waiting);
-		if (conn_unsent_bytes(conn) <= s->cfg.output_soft_bytes / 2)
+		struct client_conn *conn = container_of(at, struct client_conn, waiting);
+		if (client_unsent_bytes(conn) <= s->cfg.output_soft_bytes / 2)
 			conn_block(s, conn, BLOCK_TURN);
 	}
 }
@@ -326,7 +326,7 @@ void clients_work(struct shard *s)
 		list_remove(&c->ready);
 	}
 	while (!list_empty(&turn)) {
-		struct conn *conn = container_of(turn.next, struct conn, waiting);
+		struct client_conn *conn = container_of(turn.next, struct client_conn, waiting);
 		list_remove(&conn->waiting);
 		conn->blocked = BLOCK_NONE;
 		s->env->ops->resume(s->env, conn->link);
@@ -344,7 +344,7 @@ uint64_t clients_wait_ns(const struct shard *s)
 		return 0;
 	if (list_empty(&c->partial))
 		return UINT64_MAX;
-	const struct conn *conn = container_of(c->partial.next, struct conn, partial);
+	const struct client_conn *conn = container_of(c->partial.next, struct client_conn, partial);
 	uint64_t due = conn->partial_mclk + (uint64_t)PARTIAL_MAX_MS * 1000000;
 	return due > s->now.mclk ? due - s->now.mclk : 0;
 }
@@ -355,15 +355,15 @@ bool clients_drain(struct shard *s)
 	struct list *next;
 	for (struct list *at = c->conns.next; at != &c->conns; at = next) {
 		next = at->next;
-		struct conn *conn = container_of(at, struct conn, all);
+		struct client_conn *conn = container_of(at, struct client_conn, all);
 		calls_end_waits(s, conn);
-		if (ring_empty(conn) && list_empty(&conn->waiting))
-			conn_close(s, conn, true);
+		if (pending_empty(conn) && list_empty(&conn->waiting))
+			client_drop(s, conn, true);
 	}
 	return list_empty(&c->conns);
 }
 
-void conn_describe(const struct shard *s, const struct conn *conn, struct buf *b)
+void client_describe(const struct shard *s, const struct client_conn *conn, struct buf *b)
 {
 	uint64_t second = 1000000000;
 	char command[16] = "NULL";
@@ -376,12 +376,14 @@ void conn_describe(const struct shard *s, const struct conn *conn, struct buf *b
 		command[i] = '\0';
 	}
 	text_add(b,
-		"id=%llu addr=%s laddr=%s fd=-1 name=%s age=%llu idle=%llu flags=%s db=0 sub=0 psub=0 "
+		"id=%llu addr=%s laddr=%s fd=-1 name=%s age=%llu idle=%llu flags=%s db=0 sub=0 "
+		"psub=0 "
 		"ssub=0 multi=-1 qbuf=0 qbuf-free=0 obl=%zu oll=%u omem=%zu cmd=%s user=default "
 		"redir=-1 resp=%d lib-name=%s lib-ver=%s\n",
 		(unsigned long long)conn->link->serial, conn->link->addr, s->cfg.client_addr,
 		conn->name, (unsigned long long)((s->now.mclk - conn->opened_mclk) / second),
 		(unsigned long long)((s->now.mclk - conn->active_mclk) / second),
 		conn->waits > 0 ? "b" : "N", conn->link->out.len, conn->tail - conn->head,
-		conn_unsent_bytes(conn), command, conn->resp3 ? 3 : 2, conn->lib_name, conn->lib_ver);
+		client_unsent_bytes(conn), command, conn->resp3 ? 3 : 2, conn->lib_name,
+		conn->lib_ver);
 }

@@ -15,19 +15,19 @@
 #include "wire/resp.h"
 
 enum {
-	TURN_COMMANDS_MAX = 64,       /* of one connection before others have their turn */
+	TURN_COMMANDS_MAX = 64, /* of one connection before others have their turn */
 	TURN_BYTES_MAX = 16 * 1024,
-	PENDING_MAX = 16384,          /* replies of one connection not yet in its output */
-	WAITS_MAX = 1024,             /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
+	PENDING_MAX = 16384, /* replies of one connection not yet in its output */
+	WAITS_MAX = 1024,    /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
 	WAIT_MAX_MS = 24 * 3600 * 1000,
-	PARTIAL_MAX_MS = 10 * 1000,   /* a request must be whole by then */
+	PARTIAL_MAX_MS = 10 * 1000, /* a request must be whole by then */
 	CALLS_CHUNK = 256,
 	CALL_INDEX_BITS = 24,
 	PATTERN_MAX_BYTES = 256,
 	COMMANDS_MAX = 96,
 	COMMAND_HASH_SIZE = 256,
 	LIB_MAX_BYTES = 63,
-	ERROR_MAX_BYTES = 1024,       /* any reply without user bytes, encoded; larger ones are CMD_BIG */
+	ERROR_MAX_BYTES = 1024, /* any reply without user bytes, encoded; larger ones are CMD_BIG */
 };
 
 enum block {
@@ -48,7 +48,7 @@ struct slot {
 	bool done, has_key, barrier;
 };
 
-struct conn {
+struct client_conn {
 	struct list all;     /* clients.conns */
 	struct list waiting; /* clients.ready or clients.slow */
 	struct list partial; /* clients.partial */
@@ -78,9 +78,9 @@ struct conn {
  * thread (8 bits) | index (24 bits) | generation (32 bits). */
 struct call {
 	struct list in_conn;
-	struct conn *conn; /* NULL: the client is gone */
+	struct client_conn *conn; /* NULL: the client is gone */
 	struct gather *gather;
-	uint64_t token;    /* CHECK */
+	uint64_t token; /* CHECK */
 	uint32_t index, generation;
 	uint32_t slot;
 	uint32_t next_free;
@@ -92,11 +92,11 @@ struct call {
 struct clients {
 	struct list conns, ready, slow, partial;
 	uint32_t n_conns;
-	uint64_t commands, connections, probes, closed_slow, protocol_errors;
+	uint64_t commands, connections, probes, closed_slow;
 	struct call **chunks;
 	uint32_t n_chunks, chunks_max, calls_used, calls_max, free_call;
-	struct buf scratch; /* a reply on its way to a slot */
-	struct buf answer;  /* a text for gather */
+	struct buf scratch;                /* a reply on its way to a slot */
+	struct buf answer;                 /* a text for gather */
 	uint8_t lookup[COMMAND_HASH_SIZE]; /* index + 1 into commands[] */
 };
 
@@ -104,7 +104,7 @@ struct clients {
 struct request {
 	struct shard *s;
 	struct clients *c;
-	struct conn *conn;
+	struct client_conn *conn;
 	const struct command *command;
 	uint32_t argc;
 	const struct bytes *argv;
@@ -139,13 +139,13 @@ struct command {
 
 /* ---- client.c ---- */
 /* Close now, dropping what is unsent (@flush: sending it first). handler.close() follows. */
-void conn_close(struct shard *s, struct conn *conn, bool flush);
-void conn_out_of_memory(struct shard *s, struct conn *conn);
+void client_drop(struct shard *s, struct client_conn *conn, bool flush);
+void client_out_of_memory(struct shard *s, struct client_conn *conn);
 /* A reply went to the output or a command got done: go on where that was awaited. */
-void conn_progress(struct shard *s, struct conn *conn);
-size_t conn_unsent_bytes(const struct conn *conn);
+void client_progress(struct shard *s, struct client_conn *conn);
+size_t client_unsent_bytes(const struct client_conn *conn);
 /* One line as CLIENT LIST has it, with LF. */
-void conn_describe(const struct shard *s, const struct conn *conn, struct buf *b);
+void client_describe(const struct shard *s, const struct client_conn *conn, struct buf *b);
 
 /* ---- commands.c ---- */
 extern const struct command commands[];
@@ -186,53 +186,54 @@ enum run op_start(struct request *rq, struct event *ev, struct op_options option
 /* OP_READ for each of argv[1..]; the reply is how many are held. */
 enum run op_start_exists(struct request *rq);
 /* NULL: as many are in flight as may be. */
-struct call *call_new(struct shard *s, struct conn *conn);
+struct call *call_new(struct shard *s, struct client_conn *conn);
 void call_free(struct clients *c, struct call *call);
 /* The call of a tag, or NULL when it is no more. */
 struct call *call_of_tag(struct shard *s, uint64_t tag);
 uint64_t call_tag(const struct shard *s, const struct call *call);
 /* The connection is going: nobody waits for its calls any more. */
-void calls_abandon(struct shard *s, struct conn *conn);
+void calls_abandon(struct shard *s, struct client_conn *conn);
 /* Draining: end WAITFOR and WAITRELEASE of this connection. */
-void calls_end_waits(struct shard *s, struct conn *conn);
+void calls_end_waits(struct shard *s, struct client_conn *conn);
 void calls_free(struct clients *c);
 
 /* ---- reply_ring.c ---- */
-static inline bool ring_empty(const struct conn *conn)
+static inline bool pending_empty(const struct client_conn *conn)
 {
 	return conn->head == conn->tail;
 }
 
-static inline bool ring_full(const struct conn *conn)
+static inline bool pending_full(const struct client_conn *conn)
 {
 	return conn->tail - conn->head >= PENDING_MAX;
 }
 
-static inline struct slot *ring_at(const struct conn *conn, uint32_t n)
+static inline struct slot *pending_at(const struct client_conn *conn, uint32_t n)
 {
 	return &conn->slots[n & (conn->slots_cap - 1)];
 }
 
 /* A slot for an unfinished command; not when full. False: out of memory. */
-bool ring_push(struct conn *conn, uint32_t *ret_slot);
-void ring_set_key(struct conn *conn, uint32_t slot, uint32_t key_hash);
-void ring_set_barrier(struct conn *conn, uint32_t slot);
+bool pending_push(struct client_conn *conn, uint32_t *ret_slot);
+void pending_set_key(struct client_conn *conn, uint32_t slot, uint32_t key_hash);
+void pending_set_barrier(struct client_conn *conn, uint32_t slot);
 /* Has the connection an unfinished command on this key? */
-bool ring_busy(const struct conn *conn, uint32_t key_hash);
-void ring_fini(struct conn *conn);
-/* Where to write the reply of @slot, with room for @bound_bytes; then reply_close(). Between the two
- * nothing else may be replied. */
-struct buf *reply_open(struct shard *s, struct conn *conn, uint32_t slot, size_t bound_bytes);
-void reply_close(struct shard *s, struct conn *conn, uint32_t slot, struct buf *b);
+bool pending_busy(const struct client_conn *conn, uint32_t key_hash);
+void pending_fini(struct client_conn *conn);
+/* Where to write the reply of @slot, with room for @bound_bytes; then reply_close(). Between the
+ * two nothing else may be replied. */
+struct buf *reply_open(
+	struct shard *s, struct client_conn *conn, uint32_t slot, size_t bound_bytes);
+void reply_close(struct shard *s, struct client_conn *conn, uint32_t slot, struct buf *b);
 /* Room for @bytes in the output; false: the connection was closed for reading too slowly. */
-bool reply_room(struct shard *s, struct conn *conn, size_t bytes);
+bool reply_room(struct shard *s, struct client_conn *conn, size_t bytes);
 
 /* ---- reply.c ---- */
 enum reply_kind {
-	REPLY_LOCK,    /* map or null */
-	REPLY_GRANT,   /* UPDATE, EXTEND */
+	REPLY_LOCK,  /* map or null */
+	REPLY_GRANT, /* UPDATE, EXTEND */
 	REPLY_RELEASE,
-	REPLY_SET,     /* OK or null */
+	REPLY_SET, /* OK or null */
 	REPLY_SET_IFEQ,
 	REPLY_DELETED, /* 1 or 0 */
 	REPLY_VALUE,   /* READ, GET, WAITFOR */
@@ -272,11 +273,11 @@ struct ask {
 	uint32_t count;    /* SCAN */
 	uint32_t sections; /* INFO */
 	uint16_t text_bytes;
-	uint16_t shard;    /* SCAN: that was asked */
+	uint16_t shard; /* SCAN: that was asked */
 	uint8_t question;
 	bool has_text;
 	bool skip_me;
-	bool old_form;     /* CLIENT KILL addr: OK, or an error */
+	bool old_form;                /* CLIENT KILL addr: OK, or an error */
 	char text[PATTERN_MAX_BYTES]; /* SCAN: pattern; CLIENT KILL: address */
 };
 

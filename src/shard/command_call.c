@@ -30,8 +30,9 @@ struct mail_result {
 	struct result result;
 };
 
-_Static_assert(sizeof(struct mail_op) + KEY_MAX_BYTES + 2 * VALUE_MAX_BYTES + CLIENT_NAME_MAX_BYTES <=
-		       MAIL_MAX_BYTES,
+_Static_assert(
+	sizeof(struct mail_op) + KEY_MAX_BYTES + 2UL * VALUE_MAX_BYTES + CLIENT_NAME_MAX_BYTES <=
+		MAIL_MAX_BYTES,
 	"an operation fits one record");
 
 /* ---- the pool ---- */
@@ -63,7 +64,7 @@ static bool calls_available(struct clients *c, uint32_t n)
 	return c->calls_max - c->calls_used >= n;
 }
 
-struct call *call_new(struct shard *s, struct conn *conn)
+struct call *call_new(struct shard *s, struct client_conn *conn)
 {
 	struct clients *c = s->clients;
 	if (!calls_available(c, 1) || (c->free_call == CALL_NONE && !add_chunk(c)))
@@ -95,8 +96,8 @@ void call_free(struct clients *c, struct call *call)
 
 uint64_t call_tag(const struct shard *s, const struct call *call)
 {
-	return (uint64_t)s->cfg.index << TAG_THREAD_SHIFT | (uint64_t)call->index << TAG_INDEX_SHIFT |
-	       call->generation;
+	return (uint64_t)s->cfg.index << TAG_THREAD_SHIFT |
+	       (uint64_t)call->index << TAG_INDEX_SHIFT | call->generation;
 }
 
 static unsigned thread_of_tag(uint64_t tag)
@@ -129,7 +130,7 @@ void calls_free(struct clients *c)
 
 /* ---- start ---- */
 
-static struct bytes client_label(const struct conn *conn)
+static struct bytes client_label(const struct client_conn *conn)
 {
 	if (conn->name_bytes > 0)
 		return bytes_of(conn->name, conn->name_bytes);
@@ -195,31 +196,33 @@ static enum run fail_in_flight(struct request *rq)
 enum run op_start(struct request *rq, struct event *ev, struct op_options options)
 {
 	struct shard *s = rq->s;
-	struct conn *conn = rq->conn;
+	struct client_conn *conn = rq->conn;
 	struct op_request *op = &ev->op;
 	ev->type = EV_OP;
 	op->hash = hash_bytes(op->key);
 	uint32_t key_hash = (uint32_t)(op->hash >> 32);
-	if (ring_busy(conn, key_hash))
+	if (pending_busy(conn, key_hash))
 		return RUN_WAIT;
 	unsigned shard = shard_of_hash(s, op->hash);
 	if (shard != s->cfg.index && mailbox_crowded(s->mail, shard))
 		return RUN_CROWDED;
 	bool waits = may_wait_long(op);
 	if (waits && conn->waits == WAITS_MAX) {
-		resp_error(rq->out, "LIMIT %d waiting commands on this connection; nothing changed, "
-				    "use another connection", WAITS_MAX);
+		resp_error(rq->out,
+			"LIMIT %d waiting commands on this connection; nothing changed, "
+			"use another connection",
+			WAITS_MAX);
 		return RUN_DONE;
 	}
 	struct call *call = call_new(s, conn);
 	if (call == NULL)
 		return fail_in_flight(rq);
-	if (!ring_push(conn, &call->slot)) {
+	if (!pending_push(conn, &call->slot)) {
 		call_free(rq->c, call);
-		conn_out_of_memory(s, conn);
+		client_out_of_memory(s, conn);
 		return RUN_PENDING;
 	}
-	ring_set_key(conn, call->slot, key_hash);
+	pending_set_key(conn, call->slot, key_hash);
 	call->shard = (uint16_t)shard;
 	call->reply = options.reply;
 	call->token = options.token;
@@ -232,7 +235,7 @@ enum run op_start(struct request *rq, struct event *ev, struct op_options option
 enum run op_start_exists(struct request *rq)
 {
 	struct shard *s = rq->s;
-	struct conn *conn = rq->conn;
+	struct client_conn *conn = rq->conn;
 	uint32_t parts = rq->argc - 1;
 	uint64_t hash[ARGS_MAX];
 	if (conn->unfinished > 0)
@@ -246,16 +249,16 @@ enum run op_start_exists(struct request *rq)
 	if (!calls_available(rq->c, parts))
 		return fail_in_flight(rq);
 	uint32_t slot;
-	if (!ring_push(conn, &slot)) {
-		conn_out_of_memory(s, conn);
+	if (!pending_push(conn, &slot)) {
+		client_out_of_memory(s, conn);
 		return RUN_PENDING;
 	}
-	ring_set_barrier(conn, slot);
-	ring_at(conn, slot)->parts_left = parts;
+	pending_set_barrier(conn, slot);
+	pending_at(conn, slot)->parts_left = parts;
 	for (uint32_t i = 0; i < parts; i++) {
 		struct call *call = call_new(s, conn);
 		if (call == NULL) {
-			conn_out_of_memory(s, conn);
+			client_out_of_memory(s, conn);
 			break;
 		}
 		call->slot = slot;
@@ -273,10 +276,10 @@ enum run op_start_exists(struct request *rq)
 
 /* ---- end ---- */
 
-static void part_finish(struct shard *s, struct conn *conn, uint32_t n, bool resp3,
-	const struct result *r)
+static void part_finish(
+	struct shard *s, struct client_conn *conn, uint32_t n, bool resp3, const struct result *r)
 {
-	struct slot *slot = ring_at(conn, n);
+	struct slot *slot = pending_at(conn, n);
 	if (r->outcome == OUT_OK)
 		slot->sum++;
 	else if (r->outcome != OUT_NULL && slot->failed == 0)
@@ -285,7 +288,8 @@ static void part_finish(struct shard *s, struct conn *conn, uint32_t n, bool res
 		return;
 	struct buf *b = reply_open(s, conn, n, ERROR_MAX_BYTES);
 	if (b != NULL && slot->failed != 0) {
-		struct result failed = {.kind = OP_READ, .outcome = slot->failed, .limit = r->limit};
+		struct result failed = {
+			.kind = OP_READ, .outcome = slot->failed, .limit = r->limit};
 		reply_result(b, resp3, REPLY_EXISTS, 0, &failed);
 	} else if (b != NULL) {
 		resp_int(b, slot->sum);
@@ -295,7 +299,7 @@ static void part_finish(struct shard *s, struct conn *conn, uint32_t n, bool res
 
 static void call_finish(struct shard *s, struct call *call, const struct result *r)
 {
-	struct conn *conn = call->conn;
+	struct client_conn *conn = call->conn;
 	struct call was = *call;
 	call_free(s->clients, call);
 	if (conn == NULL)
@@ -397,7 +401,7 @@ static void cancel(struct shard *s, unsigned shard, uint64_t tag)
 	put_u64(mailbox_put(s->mail, shard, MAIL_CANCEL, sizeof tag), tag);
 }
 
-void calls_abandon(struct shard *s, struct conn *conn)
+void calls_abandon(struct shard *s, struct client_conn *conn)
 {
 	while (!list_empty(&conn->calls)) {
 		struct call *call = container_of(conn->calls.next, struct call, in_conn);
@@ -415,7 +419,7 @@ void calls_abandon(struct shard *s, struct conn *conn)
 }
 
 /* A waiting LOCK may be half granted: its client is told how that ends. */
-static struct call *first_local_wait(struct conn *conn)
+static struct call *first_local_wait(struct client_conn *conn)
 {
 	for (struct list *at = conn->calls.next; at != &conn->calls; at = at->next) {
 		struct call *call = container_of(at, struct call, in_conn);
@@ -425,7 +429,7 @@ static struct call *first_local_wait(struct conn *conn)
 	return NULL;
 }
 
-void calls_end_waits(struct shard *s, struct conn *conn)
+void calls_end_waits(struct shard *s, struct client_conn *conn)
 {
 	struct call *call;
 	while (!conn->closing && (call = first_local_wait(conn)) != NULL) {

@@ -186,7 +186,8 @@ void info_text(const struct shard *s, const struct tally *t, uint32_t sections, 
 		text_add(b, "# Memory\r\nused_memory:%llu\r\nmaxmemory:0\r\n\r\n",
 			(unsigned long long)t->stats.memory_bytes);
 	if ((sections & SECTION_PERSISTENCE) != 0)
-		text_add(b, "# Persistence\r\nloading:0\r\nasync_loading:0\r\naof_enabled:0\r\n\r\n");
+		text_add(b,
+			"# Persistence\r\nloading:0\r\nasync_loading:0\r\naof_enabled:0\r\n\r\n");
 	if ((sections & SECTION_STATS) != 0)
 		text_add(b,
 			"# Stats\r\ntotal_connections_received:%llu\r\n"

@@ -8,10 +8,10 @@
 /* name, handler, least and most words (with the name), flags, first and last key */
 const struct command commands[] = {
 	/* locks */
-	{"LOCK", lock_command, 4, 7, CMD_WRITE, 1, 1},
-	{"UPDATE", update_command, 4, 6, CMD_WRITE, 1, 1},
-	{"EXTEND", extend_command, 4, 6, CMD_WRITE, 1, 1},
-	{"RELEASE", release_command, 3, 5, CMD_WRITE, 1, 1},
+	{"LOCK", lock_command, 4, ARGS_MAX, CMD_WRITE, 1, 1},
+	{"UPDATE", update_command, 4, ARGS_MAX, CMD_WRITE, 1, 1},
+	{"EXTEND", extend_command, 4, ARGS_MAX, CMD_WRITE, 1, 1},
+	{"RELEASE", release_command, 3, ARGS_MAX, CMD_WRITE, 1, 1},
 	{"READ", read_command, 2, 3, CMD_READ, 1, 1},
 	{"HOLDER", holder_command, 2, 3, CMD_READ, 1, 1},
 	{"CHECK", check_command, 3, 3, CMD_READ, 1, 1},
@@ -27,7 +27,7 @@ const struct command commands[] = {
 	{"TTL", ttl_command, 2, 2, CMD_READ, 1, 1},
 	{"PTTL", pttl_command, 2, 2, CMD_READ, 1, 1},
 	{"DELIFEQ", delifeq_command, 3, 3, CMD_WRITE, 1, 1},
-	{"DELEX", delex_command, 2, 4, CMD_WRITE, 1, 1},
+	{"DELEX", delex_command, 2, ARGS_MAX, CMD_WRITE, 1, 1},
 	{"SCAN", scan_command, 2, ARGS_MAX, CMD_READ | CMD_BARRIER, 0, 0},
 	{"DBSIZE", dbsize_command, 1, 1, CMD_READ | CMD_BARRIER, 0, 0},
 	/* Redis: refused with a sentence */
@@ -69,7 +69,8 @@ const struct command commands[] = {
 	{"TIME", time_command, 1, 1, CMD_ADMIN, 0, 0},
 };
 const unsigned commands_count = sizeof commands / sizeof commands[0];
-_Static_assert(sizeof commands / sizeof commands[0] <= COMMANDS_MAX, "indices fit a byte, load < 1/2");
+_Static_assert(
+	sizeof commands / sizeof commands[0] <= COMMANDS_MAX, "indices fit a byte, load < 1/2");
 
 /* ---- lookup ---- */
 
@@ -166,7 +167,8 @@ bool arg_key(struct request *rq, unsigned i)
 		return false;
 	}
 	if (key.len >= PROBE_PREFIX_BYTES && memcmp(key.p, PROBE_PREFIX, PROBE_PREFIX_BYTES) == 0) {
-		resp_error(rq->out, "ERR this key's prefix is reserved for LAG; choose another key");
+		resp_error(
+			rq->out, "ERR this key's prefix is reserved for LAG; choose another key");
 		return false;
 	}
 	return true;
@@ -298,10 +300,10 @@ static enum run run_handler(struct request *rq)
 /* A reply written at once takes its place behind those that are missing. */
 static void queue_reply(struct request *rq)
 {
-	struct conn *conn = rq->conn;
+	struct client_conn *conn = rq->conn;
 	uint32_t slot;
-	if (rq->out->len == 0 || !ring_push(conn, &slot)) {
-		conn_out_of_memory(rq->s, conn);
+	if (rq->out->len == 0 || !pending_push(conn, &slot)) {
+		client_out_of_memory(rq->s, conn);
 		return;
 	}
 	reply_close(rq->s, conn, slot, rq->out);
@@ -309,20 +311,20 @@ static void queue_reply(struct request *rq)
 
 enum run command_run(struct request *rq)
 {
-	struct conn *conn = rq->conn;
+	struct client_conn *conn = rq->conn;
 	struct buf *scratch = &rq->c->scratch;
 	size_t bound = ERROR_MAX_BYTES;
 	for (uint32_t i = 0; i < rq->argc; i++)
 		bound += rq->argv[i].len;
 	rq->command = command_find(rq->c, rq->argv[0]);
 	bool big = rq->command != NULL && (rq->command->flags & CMD_BIG) != 0;
-	bool direct = ring_empty(conn) && !big;
+	bool direct = pending_empty(conn) && !big;
 	if (direct && !reply_room(rq->s, conn, bound))
 		return RUN_PENDING;
 	scratch->len = 0;
 	rq->out = direct ? &conn->link->out : scratch;
 	if (buf_reserve(rq->out, bound) == NULL) {
-		conn_out_of_memory(rq->s, conn);
+		client_out_of_memory(rq->s, conn);
 		return RUN_PENDING;
 	}
 	enum run ret = run_handler(rq);

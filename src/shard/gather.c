@@ -4,9 +4,9 @@
 
 #include "base/check.h"
 
-/* Questions that one thread cannot answer alone. The asking thread keeps a struct gather in its call
- * record; each shard answers with counters and a text, the text in as many records as it takes.
- * One question a connection at a time (CMD_BARRIER) bounds how many there are. */
+/* Questions that one thread cannot answer alone. The asking thread keeps a struct gather in its
+ * call record; each shard answers with counters and a text, the text in as many records as it
+ * takes. One question a connection at a time (CMD_BARRIER) bounds how many there are. */
 struct gather {
 	struct ask ask;
 	unsigned left; /* shards */
@@ -53,10 +53,11 @@ static void list_clients(const struct shard *s, struct buf *text)
 	uint32_t left = c->n_conns;
 	for (const struct list *at = c->conns.next; at != &c->conns; at = at->next, left--) {
 		if (text->len > LIST_MAX_BYTES / s->cfg.threads) {
-			text_add(text, "# %u more on thread %u are not shown\n", left, s->cfg.index);
+			text_add(
+				text, "# %u more on thread %u are not shown\n", left, s->cfg.index);
 			return;
 		}
-		conn_describe(s, container_of(at, struct conn, all), text);
+		client_describe(s, container_of(at, struct client_conn, all), text);
 	}
 }
 
@@ -66,7 +67,7 @@ static uint64_t kill_clients(struct shard *s, const struct ask *ask)
 	struct bytes addr = bytes_of(ask->text, ask->text_bytes);
 	uint64_t killed = 0;
 	for (struct list *at = c->conns.next; at != &c->conns; at = at->next) {
-		struct conn *conn = container_of(at, struct conn, all);
+		struct client_conn *conn = container_of(at, struct client_conn, all);
 		uint64_t id = conn->link->serial;
 		bool asker = id == ask->asker_id;
 		if (conn->closing || (ask->id != 0 && id != ask->id) ||
@@ -78,7 +79,7 @@ static uint64_t kill_clients(struct shard *s, const struct ask *ask)
 		if (asker)
 			conn->quit = true;
 		else
-			conn_close(s, conn, false);
+			client_drop(s, conn, false);
 	}
 	return killed;
 }
@@ -134,7 +135,8 @@ static void answer(struct shard *s, const struct ask *ask, struct tally *t, stru
 	case ASK_SCAN:
 		if (t->no_copy)
 			break;
-		t->cursor = engine_scan(s->engine, &s->time, ask->cursor, ask->count, scan_each, &scan);
+		t->cursor =
+			engine_scan(s->engine, &s->time, ask->cursor, ask->count, scan_each, &scan);
 		t->keys = scan.keys;
 		t->failed = scan.failed;
 		break;
@@ -303,7 +305,7 @@ static void write_reply(struct shard *s, const struct gather *g, bool resp3, str
 static void gather_finish(struct shard *s, struct call *call)
 {
 	struct gather *g = call->gather;
-	struct conn *conn = call->conn;
+	struct client_conn *conn = call->conn;
 	uint32_t slot = call->slot;
 	bool resp3 = call->resp3;
 	call_free(s->clients, call);
@@ -312,11 +314,11 @@ static void gather_finish(struct shard *s, struct call *call)
 		struct buf *b = &s->clients->scratch;
 		b->len = 0;
 		if (g->tally.failed)
-			conn_out_of_memory(s, conn);
+			client_out_of_memory(s, conn);
 		else
 			write_reply(s, g, resp3, b);
 		if (b->len == 0)
-			conn_out_of_memory(s, conn);
+			client_out_of_memory(s, conn);
 		reply_close(s, conn, slot, b);
 	}
 	gather_free(g);
@@ -340,20 +342,20 @@ static void ask_shard(struct shard *s, struct call *call, unsigned shard)
 static enum run start(struct request *rq, struct ask *ask, unsigned first, unsigned end)
 {
 	struct shard *s = rq->s;
-	struct conn *conn = rq->conn;
+	struct client_conn *conn = rq->conn;
 	for (unsigned i = first; i < end; i++)
 		if (i != s->cfg.index && mailbox_crowded(s->mail, i))
 			return RUN_CROWDED;
 	struct call *call = call_new(s, conn);
 	struct gather *g = calloc(1, sizeof *g);
-	if (call == NULL || g == NULL || !ring_push(conn, &call->slot)) {
+	if (call == NULL || g == NULL || !pending_push(conn, &call->slot)) {
 		if (call != NULL)
 			call_free(rq->c, call);
 		free(g);
 		resp_error(rq->out, "LIMIT too many commands in flight; retry later");
 		return RUN_DONE;
 	}
-	ring_set_barrier(conn, call->slot);
+	pending_set_barrier(conn, call->slot);
 	ask->tag = call_tag(s, call);
 	g->ask = *ask;
 	g->left = end - first;
@@ -392,8 +394,7 @@ static void send_answer(struct shard *s, unsigned to, const struct ask *ask)
 		last = n <= ANSWER_TEXT_BYTES;
 		if (!last)
 			n = ANSWER_TEXT_BYTES;
-		struct mail_answer *m =
-			mailbox_put(s->mail, to, MAIL_GATHERED, sizeof *m + n);
+		struct mail_answer *m = mailbox_put(s->mail, to, MAIL_GATHERED, sizeof *m + n);
 		m->tag = ask->tag;
 		m->text_bytes = (uint32_t)n;
 		m->last = last;

@@ -6,7 +6,8 @@ static enum run refuse_set(struct request *rq)
 {
 	resp_error(rq->out,
 		"ERR this is a lock server: SET key value NX PX ms|EX s takes a lock and SET key "
-		"new-value IFEQ value [PX ms|EX s] changes one you hold. Without NX or IFEQ it would "
+		"new-value IFEQ value [PX ms|EX s] changes one you hold. Without NX or IFEQ it "
+		"would "
 		"overwrite somebody's lock, and a lock without PX or EX would never end");
 	return RUN_DONE;
 }
@@ -34,7 +35,8 @@ static bool set_parse(const struct request *rq, struct set_options *o)
 			o->old = ++i;
 		} else if (arg_is(word, "XX") && !condition) {
 			o->other = condition = true;
-		} else if ((arg_is(word, "IFNE") || arg_is(word, "IFDEQ") || arg_is(word, "IFDNE")) &&
+		} else if ((arg_is(word, "IFNE") || arg_is(word, "IFDEQ") ||
+				   arg_is(word, "IFDNE")) &&
 			   !condition && more) {
 			o->other = condition = true;
 			i++;
@@ -137,8 +139,9 @@ enum run delex_command(struct request *rq)
 {
 	if (rq->argc == 4 && arg_is(rq->argv[2], "IFEQ"))
 		return delete_if(rq, 3);
-	bool known = rq->argc == 4 && (arg_is(rq->argv[2], "IFNE") || arg_is(rq->argv[2], "IFDEQ") ||
-					      arg_is(rq->argv[2], "IFDNE"));
+	bool known =
+		rq->argc == 4 && (arg_is(rq->argv[2], "IFNE") || arg_is(rq->argv[2], "IFDEQ") ||
+					 arg_is(rq->argv[2], "IFDNE"));
 	return rq->argc == 2 || known ? refused_delete_command(rq) : fail_syntax(rq);
 }
 
@@ -177,7 +180,8 @@ enum run eval_command(struct request *rq)
 {
 	resp_error(rq->out,
 		"ERR script not recognised by this lock server, no Lua runs here: use RELEASE key "
-		"value (or DELEX key IFEQ value) and EXTEND key value ttl-ms (or SET key value IFEQ "
+		"value (or DELEX key IFEQ value) and EXTEND key value ttl-ms (or SET key value "
+		"IFEQ "
 		"value PX ms)");
 	return RUN_DONE;
 }
@@ -226,7 +230,8 @@ enum run scan_command(struct request *rq)
 		struct bytes arg = rq->argv[i + 1];
 		if (arg_is(rq->argv[i], "MATCH") && !ask.has_text) {
 			if (arg.len > PATTERN_MAX_BYTES) {
-				resp_error(rq->out, "LIMIT pattern of %u bytes is above the limit of %d",
+				resp_error(rq->out,
+					"LIMIT pattern of %u bytes is above the limit of %d",
 					arg.len, PATTERN_MAX_BYTES);
 				return RUN_DONE;
 			}

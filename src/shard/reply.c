@@ -51,7 +51,7 @@ static void pen_map(struct pen *pen, bool resp3, unsigned pairs)
 		pen_number(pen, pairs);
 	} else {
 		LIT(pen, "*");
-		pen_number(pen, 2 * pairs);
+		pen_number(pen, UINT64_C(2) * pairs);
 	}
 	LIT(pen, "\r\n");
 }
@@ -268,7 +268,8 @@ static void reply_noquorum(struct buf *b, const struct result *r)
 	switch (r->kind) {
 	case OP_LOCK:
 	case OP_LAG:
-		advice = r->sent ? "you do not hold the lock, but the key may stay blocked for up to "
+		advice = r->sent ? "you do not hold the lock, but the key may stay blocked for up "
+				   "to "
 				   "the ttl; retry after that"
 				 : "you do not hold the lock; nothing was sent, retry later";
 		break;
@@ -276,8 +277,9 @@ static void reply_noquorum(struct buf *b, const struct result *r)
 		advice = "nothing is known about the key; retry later";
 		break;
 	default:
-		advice = "nothing was sent and nothing changed; what you were promised before still "
-			 "stands, retry while it does";
+		advice =
+			"nothing was sent and nothing changed; what you were promised before still "
+			"stands, retry while it does";
 		break;
 	}
 	resp_error(b, "NOQUORUM %u of %u masters %s, %u needed; %s", r->answered, r->masters, did,
@@ -298,7 +300,8 @@ void reply_outcome(struct buf *b, const struct result *r)
 			      "changed, stop using what it protects");
 		break;
 	case OUT_NOTFOUND:
-		resp_error(b, "NOTFOUND the key is not held; nothing changed, take it again with LOCK");
+		resp_error(b,
+			"NOTFOUND the key is not held; nothing changed, take it again with LOCK");
 		break;
 	case OUT_NOQUORUM:
 		reply_noquorum(b, r);
@@ -310,15 +313,17 @@ void reply_outcome(struct buf *b, const struct result *r)
 			r->answered, r->masters, r->quorum);
 		break;
 	case OUT_BUSY:
-		resp_error(b, "BUSY rival requests for the key held one another up; nothing changed, "
-			      "retry after a short random pause or use LOCK with WAIT");
+		resp_error(b,
+			"BUSY rival requests for the key held one another up; nothing changed, "
+			"retry after a short random pause or use LOCK with WAIT");
 		break;
 	case OUT_NOTREADY:
 		if (r->kind == OP_READ || r->kind == OP_WAITFOR || r->kind == OP_WAITRELEASE)
 			reply_no_copy(b);
 		else
-			resp_error(b, "NOTREADY this node cannot serve this command yet; use another "
-				      "node or retry");
+			resp_error(b,
+				"NOTREADY this node cannot serve this command yet; use another "
+				"node or retry");
 		break;
 	case OUT_LIMIT:
 		resp_error(b, "LIMIT too many %s; nothing changed, retry later or raise the limit",

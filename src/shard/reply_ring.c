@@ -11,12 +11,12 @@
  * key is probably in use. */
 enum { RING_FIRST = 8 };
 
-static uint16_t *busy_at(const struct conn *conn, uint32_t key_hash)
+static uint16_t *busy_at(const struct client_conn *conn, uint32_t key_hash)
 {
 	return &conn->busy[key_hash & (2 * conn->slots_cap - 1)];
 }
 
-static bool ring_grow(struct conn *conn)
+static bool pending_grow(struct client_conn *conn)
 {
 	uint32_t cap = conn->slots_cap == 0 ? RING_FIRST : 2 * conn->slots_cap;
 	CHECK(cap <= PENDING_MAX);
@@ -28,7 +28,7 @@ static bool ring_grow(struct conn *conn)
 		return false;
 	}
 	for (uint32_t n = conn->head; n != conn->tail; n++) {
-		slots[n & (cap - 1)] = *ring_at(conn, n);
+		slots[n & (cap - 1)] = *pending_at(conn, n);
 		const struct slot *slot = &slots[n & (cap - 1)];
 		if (slot->has_key && !slot->done)
 			busy[slot->key_hash & (2 * cap - 1)]++;
@@ -41,47 +41,47 @@ static bool ring_grow(struct conn *conn)
 	return true;
 }
 
-bool ring_push(struct conn *conn, uint32_t *ret_slot)
+bool pending_push(struct client_conn *conn, uint32_t *ret_slot)
 {
-	CHECK(!ring_full(conn));
-	if (conn->tail - conn->head == conn->slots_cap && !ring_grow(conn))
+	CHECK(!pending_full(conn));
+	if (conn->tail - conn->head == conn->slots_cap && !pending_grow(conn))
 		return false;
 	*ret_slot = conn->tail++;
-	*ring_at(conn, *ret_slot) = (struct slot){.done = false};
+	*pending_at(conn, *ret_slot) = (struct slot){.done = false};
 	conn->unfinished++;
 	return true;
 }
 
-void ring_set_key(struct conn *conn, uint32_t slot, uint32_t key_hash)
+void pending_set_key(struct client_conn *conn, uint32_t slot, uint32_t key_hash)
 {
-	struct slot *at = ring_at(conn, slot);
+	struct slot *at = pending_at(conn, slot);
 	at->has_key = true;
 	at->key_hash = key_hash;
 	++*busy_at(conn, key_hash);
 }
 
-void ring_set_barrier(struct conn *conn, uint32_t slot)
+void pending_set_barrier(struct client_conn *conn, uint32_t slot)
 {
-	ring_at(conn, slot)->barrier = true;
+	pending_at(conn, slot)->barrier = true;
 	conn->barrier = true;
 }
 
-bool ring_busy(const struct conn *conn, uint32_t key_hash)
+bool pending_busy(const struct client_conn *conn, uint32_t key_hash)
 {
 	if (conn->unfinished == 0 || *busy_at(conn, key_hash) == 0)
 		return false;
 	for (uint32_t n = conn->head; n != conn->tail; n++) {
-		const struct slot *slot = ring_at(conn, n);
+		const struct slot *slot = pending_at(conn, n);
 		if (!slot->done && slot->has_key && slot->key_hash == key_hash)
 			return true;
 	}
 	return false;
 }
 
-void ring_fini(struct conn *conn)
+void pending_fini(struct client_conn *conn)
 {
 	for (uint32_t n = conn->head; n != conn->tail; n++)
-		free(ring_at(conn, n)->data);
+		free(pending_at(conn, n)->data);
 	free(conn->slots);
 	free(conn->busy);
 	conn->slots = NULL;
@@ -90,34 +90,34 @@ void ring_fini(struct conn *conn)
 	conn->head = conn->tail;
 }
 
-static bool within_budget(const struct shard *s, const struct conn *conn, size_t bytes)
+static bool within_budget(const struct shard *s, const struct client_conn *conn, size_t bytes)
 {
 	return bytes <= s->cfg.output_max_bytes &&
-	       conn_unsent_bytes(conn) <= s->cfg.output_max_bytes - bytes;
+	       client_unsent_bytes(conn) <= s->cfg.output_max_bytes - bytes;
 }
 
-static void too_slow(struct shard *s, struct conn *conn)
+static void too_slow(struct shard *s, struct client_conn *conn)
 {
 	s->clients->closed_slow++;
 	log_warn("client %s reads too slowly: %.1f MiB unsent, closed", conn->link->addr,
-		(double)conn_unsent_bytes(conn) / (1024 * 1024));
-	conn_close(s, conn, false);
+		(double)client_unsent_bytes(conn) / (1024 * 1024));
+	client_drop(s, conn, false);
 }
 
-bool reply_room(struct shard *s, struct conn *conn, size_t bytes)
+bool reply_room(struct shard *s, struct client_conn *conn, size_t bytes)
 {
 	if (!within_budget(s, conn, bytes)) {
 		too_slow(s, conn);
 		return false;
 	}
 	if (buf_reserve(&conn->link->out, bytes) == NULL) {
-		conn_out_of_memory(s, conn);
+		client_out_of_memory(s, conn);
 		return false;
 	}
 	return true;
 }
 
-struct buf *reply_open(struct shard *s, struct conn *conn, uint32_t slot, size_t bound_bytes)
+struct buf *reply_open(struct shard *s, struct client_conn *conn, uint32_t slot, size_t bound_bytes)
 {
 	struct buf *out = &conn->link->out;
 	if (slot == conn->head && within_budget(s, conn, bound_bytes) &&
@@ -127,34 +127,34 @@ struct buf *reply_open(struct shard *s, struct conn *conn, uint32_t slot, size_t
 	struct buf *scratch = &s->clients->scratch;
 	scratch->len = 0;
 	if (buf_reserve(scratch, bound_bytes) == NULL) {
-		conn_out_of_memory(s, conn);
+		client_out_of_memory(s, conn);
 		return NULL;
 	}
 	return scratch;
 }
 
-static void pop_head(struct conn *conn)
+static void pop_head(struct client_conn *conn)
 {
-	struct slot *slot = ring_at(conn, conn->head);
+	struct slot *slot = pending_at(conn, conn->head);
 	conn->held_bytes -= slot->data_bytes;
 	free(slot->data);
 	slot->data = NULL;
 	conn->head++;
 }
 
-static void flush_done(struct shard *s, struct conn *conn)
+static void flush_done(struct shard *s, struct client_conn *conn)
 {
-	while (!ring_empty(conn) && ring_at(conn, conn->head)->done) {
-		const struct slot *slot = ring_at(conn, conn->head);
+	while (!pending_empty(conn) && pending_at(conn, conn->head)->done) {
+		const struct slot *slot = pending_at(conn, conn->head);
 		if (buf_append(&conn->link->out, slot->data, slot->data_bytes) != 0) {
-			conn_out_of_memory(s, conn);
+			client_out_of_memory(s, conn);
 			return;
 		}
 		pop_head(conn);
 	}
 }
 
-static void hold(struct shard *s, struct conn *conn, struct slot *slot, const struct buf *b)
+static void hold(struct shard *s, struct client_conn *conn, struct slot *slot, const struct buf *b)
 {
 	if (!within_budget(s, conn, b->len)) {
 		too_slow(s, conn);
@@ -162,7 +162,7 @@ static void hold(struct shard *s, struct conn *conn, struct slot *slot, const st
 	}
 	slot->data = malloc(b->len);
 	if (slot->data == NULL) {
-		conn_out_of_memory(s, conn);
+		client_out_of_memory(s, conn);
 		return;
 	}
 	memcpy(slot->data, b->data, b->len);
@@ -170,7 +170,7 @@ static void hold(struct shard *s, struct conn *conn, struct slot *slot, const st
 	conn->held_bytes += b->len;
 }
 
-static void finish(struct conn *conn, struct slot *slot)
+static void finish(struct client_conn *conn, struct slot *slot)
 {
 	CHECK(!slot->done);
 	slot->done = true;
@@ -181,9 +181,9 @@ static void finish(struct conn *conn, struct slot *slot)
 		conn->barrier = false;
 }
 
-void reply_close(struct shard *s, struct conn *conn, uint32_t n, struct buf *b)
+void reply_close(struct shard *s, struct client_conn *conn, uint32_t n, struct buf *b)
 {
-	struct slot *slot = ring_at(conn, n);
+	struct slot *slot = pending_at(conn, n);
 	finish(conn, slot);
 	if (b == NULL || conn->closing)
 		return;
@@ -203,5 +203,5 @@ void reply_close(struct shard *s, struct conn *conn, uint32_t n, struct buf *b)
 			env_dirty(s->env, conn->link);
 	}
 	if (!conn->closing)
-		conn_progress(s, conn);
+		client_progress(s, conn);
 }

@@ -297,19 +297,35 @@ class Node:
     def client(self, **more):
         return Client(self.address, **more)
 
-    def signal(self, number):
+    def send_signal(self, number):
         self.process.send_signal(number)
 
     def pause(self):
-        self.signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
 
     def resume(self):
-        self.signal(signal.SIGCONT)
+        self.send_signal(signal.SIGCONT)
 
     def kill(self):
         self.process.kill()
         self.process.wait()
         self.process = None
+        self.wait_ports_free()
+
+    def wait_ports_free(self):
+        """The kernel closes what a killed process left in its rings a little after its end."""
+        def free():
+            for address in (self.address, self.peer_address):
+                host, port = address.rsplit(":", 1)
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        probe.bind((host, int(port)))
+                        probe.listen()
+                    except OSError:
+                        return False
+            return True
+        eventually(free, f"the ports of node {self.id} are free")
 
     def wait_exit(self, timeout=30):
         try:
@@ -321,7 +337,7 @@ class Node:
         return status
 
     def terminate(self, number=signal.SIGTERM, timeout=30):
-        self.signal(number)
+        self.send_signal(number)
         return self.wait_exit(timeout)
 
     def rss_bytes(self):
@@ -401,7 +417,7 @@ class Cluster:
                 node.process = None
         for node in running:
             node.resume()
-            node.signal(signal.SIGTERM)
+            node.send_signal(signal.SIGTERM)
         for node in running:
             try:
                 status = node.wait_exit()

@@ -274,17 +274,10 @@ class Redis(ClusterCase):
         self.assertEqual(a.cmd("PTTL", self.key + "-none"), -2)
         self.assertIsNone(a.cmd("GET", self.key + "-none"))
 
-    def test_unlock_script_of_the_lock_libraries(self):
-        a, b = self.connect(1), self.connect(2)
-        script = ('if redis.call("get",KEYS[1]) == ARGV[1] then\n'
-                  '    return redis.call("del",KEYS[1])\nelse\n    return 0\nend')
-        self.assertEqual(a.cmd("SET", self.key, "v", "NX", "PX", 20000), b"OK")
-        self.assertEqual(b.cmd("EVAL", script, 1, self.key, "w"), 0)
-        digest = b.cmd("SCRIPT", "LOAD", script)
-        self.assertEqual(len(digest), 40)
-        self.assertEqual(b.cmd("EVALSHA", digest, 1, self.key, "v"), 1)
-        self.assertError(b.cmd("EVALSHA", "0" * 40, 1, self.key, "v"), "NOSCRIPT")
-        self.assertError(b.cmd("EVAL", "return 1", 0), "ERR")
+    def test_unknown_scripts_are_refused(self):
+        a = self.connect(1)
+        self.assertError(a.cmd("EVALSHA", "0" * 40, 1, self.key, "v"), "NOSCRIPT")
+        self.assertError(a.cmd("EVAL", "return 1", 0), "ERR")
 
     def test_connection_commands(self):
         a = self.connect()
@@ -296,7 +289,7 @@ class Redis(ClusterCase):
         hello = a.cmd("HELLO", 3)
         self.assertIsInstance(hello, dict)
         self.assertEqual(hello[b"proto"], 3)
-        self.assertEqual(hello[b"server"], b"redis")
+        self.assertIn(b"version", hello)
         self.assertError(a.cmd("HELLO", 4), "NOPROTO")
         self.assertEqual(a.cmd("RESET"), b"RESET")
         self.assertIsInstance(a.cmd("HELLO"), list)

@@ -11,42 +11,57 @@ import random
 import time
 import unittest
 
-from harness import Client, Cluster, as_map, main
+from harness import Client, Cluster, as_map, background, main
 
 SECONDS = float(os.environ.get("CONTENTION_SECONDS", "20"))
 CLIENTS = 64
 PROCESSES = 4
 
 
-def contend(addresses, first, count, key, seconds, seed, results):
-    """@count clients in turn in one process; sends [(start, end, token)], and counts of replies."""
+def contend(address, name, key, seconds, seed, held, counts):
+    """One client: adds its (start, end, token) to @held, counts replies by word."""
     rng = random.Random(seed)
-    clients = [Client(addresses[(first + i) % len(addresses)], timeout=60) for i in range(count)]
-    held, counts = [], {}
     stop = time.monotonic() + seconds
-    while time.monotonic() < stop:
-        for number, client in enumerate(clients):
-            value, ttl_ms = f"{first + number}", rng.choice((5, 30, 200, 2000))
+    with Client(address, timeout=60) as client:
+        while time.monotonic() < stop:
+            ttl_ms = rng.choice((5, 30, 200, 800))
+            more = ("WAIT", rng.choice((20, 500))) if rng.random() < 0.4 else ()
             sent = time.monotonic()
-            reply = client.cmd("LOCK", key, value, ttl_ms,
-                               *(("WAIT", 40) if rng.random() < 0.3 else ()))
+            reply = client.cmd("LOCK", key, name, ttl_ms, *more)
             start = time.monotonic()
             word = "refused" if reply is None else getattr(reply, "word", "granted")
             counts[word] = counts.get(word, 0) + 1
             if word != "granted":
+                time.sleep(rng.random() * 0.02)
                 continue
             grant = as_map(reply)
             end = sent + grant[b"valid-ms"] / 1000
-            if rng.random() < 0.7:
+            if rng.random() < 0.95:
                 time.sleep(rng.random() * 0.003)
                 end = min(end, time.monotonic())
-                answer = client.cmd("RELEASE", key, value, "TOKEN", grant[b"token"])
-                name = "release " + getattr(answer, "word", "done")
-                counts[name] = counts.get(name, 0) + 1
+                answer = client.cmd("RELEASE", key, name, "TOKEN", grant[b"token"])
+                word = "release " + getattr(answer, "word", "done")
+                counts[word] = counts.get(word, 0) + 1
             held.append((start, max(start, end), grant[b"token"]))
+
+
+def process_body(addresses, first, count, key, seconds, seed, results):
+    """@count clients, a thread each."""
+    parts = [([], {}) for _ in range(count)]
+    joins = [background(contend, addresses[(first + i) % len(addresses)], f"{first + i}", key,
+                        seconds, seed * 1000 + first + i, *parts[i]) for i in range(count)]
+    try:
+        for join in joins:
+            join(seconds + 60)
+    except BaseException as error:
+        results.put(repr(error))
+        raise
+    held, counts = [], {}
+    for part, part_counts in parts:
+        held += part
+        for word, n in part_counts.items():
+            counts[word] = counts.get(word, 0) + n
     results.put((held, counts))
-    for client in clients:
-        client.close()
 
 
 class Contention(unittest.TestCase):
@@ -59,8 +74,8 @@ class Contention(unittest.TestCase):
         seed = int(os.environ.get("SEED", "0")) or random.randrange(1, 2**31)
         print(f"SEED={seed}", flush=True)
         share = CLIENTS // PROCESSES
-        processes = [context.Process(target=contend, daemon=True, args=(
-            addresses, i * share, share, "the-key", seconds, seed + i, results))
+        processes = [context.Process(target=process_body, daemon=True, args=(
+            addresses, i * share, share, "the-key", seconds, seed, results))
             for i in range(PROCESSES)]
         for process in processes:
             process.start()
@@ -68,7 +83,9 @@ class Contention(unittest.TestCase):
             disturb(cluster, seconds)
         held, counts = [], {}
         for _ in processes:
-            part, part_counts = results.get(timeout=seconds + 90)
+            result = results.get(timeout=seconds + 90)
+            self.assertIsInstance(result, tuple, result)
+            part, part_counts = result
             held += part
             for word, n in part_counts.items():
                 counts[word] = counts.get(word, 0) + n

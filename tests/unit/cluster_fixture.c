@@ -11,6 +11,38 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 
+/* The first rule that matches, or NULL. */
+static const struct fixture_rule *rule_for(const struct fixture *f, unsigned from, unsigned to,
+	const struct msg *m)
+{
+	bool reply = m->type == MSG_REPLY;
+	uint8_t type = reply ? m->req_type : m->type;
+	for (unsigned i = 0; i < f->n_rules; i++) {
+		const struct fixture_rule *r = &f->rules[i];
+		if ((r->from == 0 || r->from == from) && (r->to == 0 || r->to == to) &&
+			(r->type == 0 || r->type == type) && r->reply == reply)
+			return r;
+	}
+	return NULL;
+}
+
+static void post(struct fixture *f, unsigned from, unsigned to, const struct msg *m)
+{
+	const struct fixture_rule *rule = rule_for(f, from, to, m);
+	if (f->node[to].down || f->cut[from][to] || (rule != NULL && !rule->delay) ||
+		(f->lose != NULL && f->lose(f, (uint8_t)from, (uint8_t)to, m)))
+		return;
+	for (int copies = f->twice ? 2 : 1; copies > 0; copies--) {
+		struct buf b;
+		buf_init(&b, 0);
+		assert_int_equal(msg_encode(&b, m), 0);
+		struct fixture_mail *mail = &f->mail[f->mail_tail++ % MAIL_MAX];
+		assert_false(mail->used);
+		*mail = (struct fixture_mail){.from = (uint8_t)from, .to = (uint8_t)to, .used = true,
+			.delayed = rule != NULL, .bytes = b.data, .len = b.len};
+	}
+}
+
 static void carry_out(struct fixture *f, unsigned id, const struct effects *fx)
 {
 	for (unsigned i = 0; i < fx->n; i++) {
@@ -27,18 +59,11 @@ static void carry_out(struct fixture *f, unsigned id, const struct effects *fx)
 			if (e->reply.client.len > 0)
 				memcpy(r->client, e->reply.client.p, e->reply.client.len);
 		} else if (e->type == FX_SEND) {
-			for (unsigned k = 0; k < e->send.to_count; k++) {
-				uint8_t to = e->send.to[k];
-				if (f->node[to].down || f->cut[id][to] ||
-					(f->lose != NULL && f->lose(f, (uint8_t)id, to, &e->send.msg)))
-					continue;
-				struct buf b;
-				buf_init(&b, 0);
-				assert_int_equal(msg_encode(&b, &e->send.msg), 0);
-				struct fixture_mail *m = &f->mail[f->mail_tail++ % MAIL_MAX];
-				assert_false(m->used);
-				*m = (struct fixture_mail){(uint8_t)id, to, true, b.data, b.len};
-			}
+			for (unsigned k = 0; k < e->send.to_count; k++)
+				post(f, id, e->send.to[k], &e->send.msg);
+		} else {
+			f->node[id].ceilings++;
+			f->node[id].ceiling_n = e->ceiling_n;
 		}
 	}
 }
@@ -48,7 +73,7 @@ static void step(struct fixture *f, unsigned id, const struct event *ev)
 	static struct effects fx;
 	struct fixture_node *n = &f->node[id];
 	n->time.slow_ns = n->time.fast_ns = f->now_ns;
-	n->time.wall_us = UINT64_C(1800000000000000) + f->now_ns / 1000;
+	n->time.wall_us = f->wall_us + f->now_ns / 1000;
 	engine_step(n->engine, &n->time, ev, &fx);
 	carry_out(f, id, &fx);
 }
@@ -62,7 +87,7 @@ static void start_node(struct fixture *f, unsigned id)
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	assert_true(n->memory != MAP_FAILED);
 	n->time.slow_ns = n->time.fast_ns = f->now_ns;
-	n->time.wall_us = UINT64_C(1800000000000000) + f->now_ns / 1000;
+	n->time.wall_us = f->wall_us + f->now_ns / 1000;
 	n->engine = engine_init(&n->cfg, &n->time, n->memory, n->memory_bytes);
 	n->down = n->paused = false;
 }
@@ -74,6 +99,7 @@ struct fixture *fixture_new(unsigned n, void (*change)(struct engine_config *cfg
 	f->n = n;
 	f->now_ns = 1000 * NS_PER_MS;
 	f->next_tag = 1;
+	f->wall_us = UINT64_C(1800000000000000);
 	for (unsigned id = 1; id <= n; id++) {
 		struct engine_config *c = &f->node[id].cfg;
 		*c = (struct engine_config){.self = (uint8_t)id, .n_masters = (uint8_t)n, .slots = 64,
@@ -98,12 +124,14 @@ void fixture_free(struct fixture *f)
 {
 	f->hold = false;
 	for (; f->mail_head != f->mail_tail; f->mail_head++) {
-		free(f->mail[f->mail_head % MAIL_MAX].bytes);
+		if (f->mail[f->mail_head % MAIL_MAX].used)
+			free(f->mail[f->mail_head % MAIL_MAX].bytes);
 		f->mail[f->mail_head % MAIL_MAX].used = false;
 	}
 	for (unsigned id = 1; id <= f->n; id++) {
-		if (!f->node[id].down)
-			engine_validate(f->node[id].engine);
+		if (f->node[id].down)
+			continue;
+		engine_validate(f->node[id].engine);
 		munmap(f->node[id].memory, f->node[id].memory_bytes);
 	}
 	free(f);
@@ -114,7 +142,7 @@ bool fixture_deliver_one(struct fixture *f)
 	unsigned end = f->mail_tail;
 	for (unsigned i = f->mail_head; i != end; i++) {
 		struct fixture_mail *m = &f->mail[i % MAIL_MAX];
-		if (!m->used || f->node[m->to].paused)
+		if (!m->used || m->delayed || f->node[m->to].paused)
 			continue;
 		struct msg msg;
 		size_t used;
@@ -170,6 +198,14 @@ void fixture_crash(struct fixture *f, unsigned id)
 		if (k != id && !f->node[k].down)
 			fixture_link(f, id, k, false);
 	f->node[id].down = true;
+	/* What is under way to the dead incarnation reaches no later one (protocol.md 2.4). */
+	for (unsigned i = f->mail_head; i != f->mail_tail; i++) {
+		struct fixture_mail *m = &f->mail[i % MAIL_MAX];
+		if (!m->used || m->to != id)
+			continue;
+		free(m->bytes);
+		m->used = false;
+	}
 	munmap(f->node[id].memory, f->node[id].memory_bytes);
 	f->node[id].memory = NULL;
 }
@@ -202,6 +238,67 @@ void fixture_link(struct fixture *f, unsigned a, unsigned b, bool up)
 void fixture_pause(struct fixture *f, unsigned id, bool paused)
 {
 	f->node[id].paused = paused;
+}
+
+static void add_rule(struct fixture *f, unsigned from, unsigned to, enum msg_type type, bool reply,
+	bool delay)
+{
+	assert_true(f->n_rules < RULES_MAX);
+	f->rules[f->n_rules++] =
+		(struct fixture_rule){(uint8_t)from, (uint8_t)to, (uint8_t)type, reply, delay};
+}
+
+void fixture_lose(struct fixture *f, unsigned from, unsigned to, enum msg_type type)
+{
+	add_rule(f, from, to, type, false, false);
+}
+
+void fixture_lose_reply(struct fixture *f, unsigned from, unsigned to, enum msg_type type)
+{
+	add_rule(f, from, to, type, true, false);
+}
+
+void fixture_delay(struct fixture *f, unsigned from, unsigned to, enum msg_type type)
+{
+	add_rule(f, from, to, type, false, true);
+}
+
+void fixture_delay_reply(struct fixture *f, unsigned from, unsigned to, enum msg_type type)
+{
+	add_rule(f, from, to, type, true, true);
+}
+
+void fixture_let_go(struct fixture *f)
+{
+	f->n_rules = 0;
+	for (unsigned i = f->mail_head; i != f->mail_tail; i++)
+		f->mail[i % MAIL_MAX].delayed = false;
+	fixture_settle(f);
+}
+
+void fixture_status(struct fixture *f, unsigned id, enum node_status status)
+{
+	step(f, id, &(struct event){.type = EV_STATUS, .status = {status, 0}});
+	fixture_settle(f);
+}
+
+void fixture_ceiling(struct fixture *f, unsigned id, uint64_t n)
+{
+	step(f, id, &(struct event){.type = EV_CEILING, .ceiling_n = n});
+	fixture_settle(f);
+}
+
+void fixture_cancel(struct fixture *f, unsigned id, uint64_t tag)
+{
+	step(f, id, &(struct event){.type = EV_CANCEL, .cancel_tag = tag});
+	fixture_settle(f);
+}
+
+struct engine_stats fixture_stats(const struct fixture *f, unsigned id)
+{
+	struct engine_stats s;
+	engine_stats(f->node[id].engine, &s);
+	return s;
 }
 
 uint64_t fixture_op(struct fixture *f, unsigned id, struct op_request r)

@@ -5,13 +5,22 @@
 #include "base/buf.h"
 #include "core/engine.h"
 
-enum { NODES_MAX = 5, RESULTS_MAX = 4096, MAIL_MAX = 65536 };
+enum { NODES_MAX = 5, RESULTS_MAX = 4096, MAIL_MAX = 65536, RULES_MAX = 16 };
 
 struct fixture_mail {
 	uint8_t from, to;
 	bool used;
+	bool delayed; /* until fixture_let_go() */
 	uint8_t *bytes;
 	size_t len;
+};
+
+/* What becomes of messages that match; 0: any. */
+struct fixture_rule {
+	uint8_t from, to;
+	uint8_t type;     /* enum msg_type; of a reply: of the request it answers */
+	bool reply;
+	bool delay;       /* keep, instead of losing it */
 };
 
 struct fixture_node {
@@ -22,6 +31,8 @@ struct fixture_node {
 	struct engine_time time;
 	bool down;
 	bool paused; /* mail waits, time goes on */
+	unsigned ceilings;  /* FX_CEILING so far */
+	uint64_t ceiling_n; /* the last one */
 };
 
 struct fixture_result {
@@ -38,6 +49,10 @@ struct fixture {
 	/* Decides the fate of a message beside the cuts: true: lose it. */
 	bool (*lose)(struct fixture *f, uint8_t from, uint8_t to, const struct msg *m);
 	void *lose_arg;
+	struct fixture_rule rules[RULES_MAX];
+	unsigned n_rules;
+	bool twice; /* the network delivers everything two times */
+	uint64_t wall_us; /* wall clock at the beginning of the test's time */
 	struct fixture_mail mail[MAIL_MAX];
 	unsigned mail_head, mail_tail;
 	uint64_t now_ns;
@@ -65,6 +80,19 @@ void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n);
 void fixture_cut(struct fixture *f, unsigned a, unsigned b, bool cut);
 void fixture_link(struct fixture *f, unsigned a, unsigned b, bool up);
 void fixture_pause(struct fixture *f, unsigned id, bool paused);
+
+/* Lose requests (or the replies to requests) of a type between two nodes; 0: any. */
+void fixture_lose(struct fixture *f, unsigned from, unsigned to, enum msg_type type);
+void fixture_lose_reply(struct fixture *f, unsigned from, unsigned to, enum msg_type type);
+/* The same, but they arrive at fixture_let_go(). */
+void fixture_delay(struct fixture *f, unsigned from, unsigned to, enum msg_type type);
+void fixture_delay_reply(struct fixture *f, unsigned from, unsigned to, enum msg_type type);
+/* No more rules; what was delayed is delivered. */
+void fixture_let_go(struct fixture *f);
+void fixture_status(struct fixture *f, unsigned id, enum node_status status);
+void fixture_ceiling(struct fixture *f, unsigned id, uint64_t n);
+void fixture_cancel(struct fixture *f, unsigned id, uint64_t tag);
+struct engine_stats fixture_stats(const struct fixture *f, unsigned id);
 
 /* Begin an operation at a node; returns its tag. */
 uint64_t fixture_op(struct fixture *f, unsigned id, struct op_request r);

@@ -93,7 +93,8 @@ static void test_options_defaults(void **state)
 
 static void test_options_both_flag_forms(void **state)
 {
-	assert_int_equal(load("--slots=128 --threads 2 --ephemeral --cluster=a.b-c --log-level debug"), 0);
+	assert_int_equal(
+		load("--slots=128 --threads 2 --ephemeral --cluster=a.b-c --log-level debug"), 0);
 	assert_int_equal(cfg.slots, 128);
 	assert_int_equal(cfg.threads, 2);
 	assert_true(cfg.ephemeral);
@@ -180,8 +181,9 @@ static void test_options_masters(void **state)
 	assert_refused("--id 1 --masters 1=a:1,", "is not ID=HOST:PORT");
 	assert_refused("--id 1 --masters 0=a:1", "is not ID=HOST:PORT");
 	assert_refused("--id 1 --masters 1=a:0", "port must be between 1");
-	assert_refused("--id 1 --masters 1=1:1,2=2:1,3=3:1,4=4:1,5=5:1,6=6:1,7=7:1,8=8:1,9=9:1,10=a:1,"
-		       "11=b:1,12=c:1,13=d:1,14=e:1,15=f:1,16=g:1",
+	assert_refused(
+		"--id 1 --masters 1=1:1,2=2:1,3=3:1,4=4:1,5=5:1,6=6:1,7=7:1,8=8:1,9=9:1,10=a:1,"
+		"11=b:1,12=c:1,13=d:1,14=e:1,15=f:1,16=g:1",
 		"more than 15 masters");
 }
 
@@ -256,7 +258,8 @@ static void test_options_flags_win_over_file(void **state)
 
 static void test_options_file_errors_name_the_line(void **state)
 {
-	assert_file_refused("slots 1\n\nslotz 2\n", ":3: unknown option slotz; did you mean slots?");
+	assert_file_refused(
+		"slots 1\n\nslotz 2\n", ":3: unknown option slotz; did you mean slots?");
 	assert_file_refused("slots 0\n", ":1: slots 0: must be between 1 and 4096");
 	assert_file_refused("slots 1\nslots 2\n", ":2: slots was given in line 1 already");
 	assert_file_refused("slots\n", ":1: slots needs a value");
@@ -297,10 +300,10 @@ static void test_options_help_wins_and_fits(void **state)
 			fail_msg("too wide: %.*s", (int)(end - p), p);
 	}
 	assert_in_range(lines, 20, 48);
-	static const char *const names[] = {"id", "listen", "peer-listen", "cluster", "masters", "slots",
-		"threads", "pin", "spin-us", "max-lease", "max-leases", "op-timeout", "state-dir",
-		"new-cluster", "ephemeral", "config", "log-level", "version", "help", "attempt-time",
-		"drift-ppm", "max-clients", "output-limit", "input-limit"};
+	static const char *const names[] = {"id", "listen", "peer-listen", "cluster", "masters",
+		"slots", "threads", "pin", "spin-us", "max-lease", "max-leases", "op-timeout",
+		"state-dir", "new-cluster", "ephemeral", "config", "log-level", "version", "help",
+		"attempt-time", "drift-ppm", "max-clients", "output-limit", "input-limit"};
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		char flag[40];
 		(void)snprintf(flag, sizeof flag, "  --%s ", names[i]);

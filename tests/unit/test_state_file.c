@@ -292,7 +292,8 @@ int main(void)
 		cmocka_unit_test_setup(test_state_file_torn_slot_leaves_the_other, setup),
 		cmocka_unit_test_setup(test_state_file_both_damaged_is_refused, setup),
 		cmocka_unit_test_setup(test_state_file_second_process_is_refused, setup),
-		cmocka_unit_test_setup(test_state_file_unusable_directory_names_both_ways_out, setup),
+		cmocka_unit_test_setup(
+			test_state_file_unusable_directory_names_both_ways_out, setup),
 		cmocka_unit_test_setup(test_state_file_failed_write_changes_nothing, setup),
 		cmocka_unit_test_setup(test_state_file_other_configuration_is_refused, setup),
 	};
