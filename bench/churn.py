@@ -40,6 +40,8 @@ def main():
         if load.poll() is None:
             load.terminate()
             load.wait()
+    for node in nodes:
+        node.check()
     if load.returncode != 0:
         raise SystemExit(f"locker-bench ended with {load.returncode}")
     settled = rows[len(rows) // 4:]
