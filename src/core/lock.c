@@ -122,7 +122,11 @@ static void tell_confirm(struct engine *e, const struct op *op)
 	if (ref == 0 || !ballot_eq(lease_uid(lease_at(e, ref)), op->uid))
 		return;
 	lease_confirm(e, ref);
-	lease_at(e, ref)->flags |= LEASE_STICKY;
+	/* A rival may have prepared a ballot between the vote and the grant: then its ballot is the
+	 * promised one, and nobody else may write under it. */
+	struct version first = {op->uid.n, op->uid.cid, 0};
+	if (version_cmp(lease_pb(e, lease_at(e, ref)), first) == 0)
+		lease_at(e, ref)->flags |= LEASE_STICKY;
 }
 
 static void grant(struct engine *e, struct op *op, unsigned votes)
@@ -302,10 +306,14 @@ static void failed(struct engine *e, struct op *op)
 void lock_answered(struct engine *e, struct op *op)
 {
 	unsigned votes = round_count(e, op, VERDICT_ACK);
+	unsigned outstanding = round_outstanding(op);
+	unsigned refused = count_bits(op->answered) - votes;
 	bool in_window = e->now.fast_ns - op->t0_ns < lock_window_ns(e, op);
+	/* Where masters are unreachable, one refusal makes a majority impossible: the others are still
+	 * heard, for it takes a blocking set to say why. */
 	if (votes >= e->majority && in_window)
 		grant(e, op, votes);
-	else if (!in_window || votes + round_outstanding(op) < e->majority)
+	else if (!in_window || outstanding == 0 || refused >= e->blocking)
 		failed(e, op);
 }
 

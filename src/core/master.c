@@ -253,7 +253,9 @@ bool master_handle(struct engine *e, const struct msg *m, struct msg *reply)
 		.type = MSG_REPLY, .req_type = m->type, .slot = m->slot, .req = m->req};
 	ballot_merge(e, m->uid.n);
 	ballot_merge(e, m->b.n);
-	ballot_merge(e, m->n);
+	/* The n of EXTEND is what a client calls its token: no ballot that anybody made. */
+	if (m->type == MSG_READ)
+		ballot_merge(e, m->n);
 	if (e->status != NODE_ACTIVE) {
 		reply->verdict = VERDICT_RESYNC;
 		return true;

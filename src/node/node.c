@@ -294,6 +294,15 @@ static int build(struct node *n, char *why, size_t why_bytes)
 	return r;
 }
 
+void node_set_log(const struct config *cfg)
+{
+	char prefix[32];
+	(void)snprintf(prefix, sizeof prefix, "node %u", (unsigned)cfg->id);
+	log_set_clock(io_wall_us);
+	log_set_level(cfg->log_level);
+	log_set_prefix(prefix);
+}
+
 int node_new(const struct config *cfg, struct node **ret, char *why, size_t why_bytes)
 {
 	struct node *n = calloc(1, sizeof *n);

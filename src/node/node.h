@@ -9,6 +9,10 @@ struct node;
 
 const char *node_version(void);
 
+/* Log as @cfg says, with the time and the node's id. Process-wide: a program that embeds a node may
+ * prefer its own. */
+void node_set_log(const struct config *cfg);
+
 /* Build a node and start its threads. When this returns 0 its listeners accept and its state file
  * is on disk. SIGTERM and SIGINT are blocked in the calling thread from here on: node_run() reads
  * them. 0, or -errno with a whole sentence in @why. */

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "io/io.h"
 #include "node/config.h"
 #include "node/node.h"
 
@@ -28,11 +27,7 @@ int main(int argc, char **argv)
 		(void)printf("lockerd %s\n", node_version());
 		return fflush(stdout) == 0 ? 0 : EXIT_CANNOT_RUN;
 	}
-	char prefix[32];
-	(void)snprintf(prefix, sizeof prefix, "node %u", (unsigned)cfg.id);
-	log_set_clock(io_wall_us);
-	log_set_level(cfg.log_level);
-	log_set_prefix(prefix);
+	node_set_log(&cfg);
 	struct node *n = NULL;
 	if (node_new(&cfg, &n, why, sizeof why) != 0)
 		return complain(EXIT_CANNOT_RUN, why);
