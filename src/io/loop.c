@@ -478,7 +478,10 @@ static int stop(struct io *io)
 	close_all(io, false);
 	links_reap(io);
 	cancel(io, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
-	return wind_down(io, nothing_in_flight);
+	err = wind_down(io, nothing_in_flight);
+	/* Else a request was lost from our books. */
+	CHECK_SLOW(err != 0 || nothing_in_flight(io));
+	return err;
 }
 
 int io_run(struct io *io, const struct env_handler *handler)
