@@ -371,9 +371,11 @@ static int run(struct options *o)
 		if (loads[i].why[0] != '\0')
 			why = loads[i].why;
 	}
-	double seconds = (double)(load_now_ns() - start_ns) / 1e9 - (double)o->load.warmup_ns / 1e9;
-	if (o->load.workload != WORKLOAD_HOLD && !stop)
-		seconds = (double)o->load.measure_ns / 1e9;
+	double seconds = ((double)(load_now_ns() - start_ns) - (double)o->load.warmup_ns) / 1e9;
+	double wanted = (double)o->load.measure_ns / 1e9;
+	/* The last answers are waited for beyond the time to measure. */
+	if (o->load.workload != WORKLOAD_HOLD && seconds > wanted)
+		seconds = wanted;
 	int status = *why != '\0' || (total && total->lost) ? 1 : 0;
 	if (*why != '\0')
 		fprintf(stderr, "locker-bench: %s\n", why);

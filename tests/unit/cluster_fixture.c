@@ -11,6 +11,27 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(p, bytes) ((void)(p), (void)(bytes))
+#endif
+
+void *fixture_memory(size_t bytes)
+{
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_true(memory != MAP_FAILED);
+	return memory;
+}
+
+void fixture_memory_free(void *memory, size_t bytes)
+{
+	/* The engine's arena poisons what it does not use; the next mapping may lie here again. */
+	ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
+	munmap(memory, bytes);
+}
+
 /* The first rule that matches, or NULL. */
 static const struct fixture_rule *rule_for(const struct fixture *f, unsigned from, unsigned to,
 	const struct msg *m)
@@ -83,9 +104,7 @@ static void start_node(struct fixture *f, unsigned id)
 	struct fixture_node *n = &f->node[id];
 	n->memory_bytes = engine_memory_bytes(&n->cfg);
 	assert_true(n->memory_bytes > 0);
-	n->memory = mmap(NULL, n->memory_bytes, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	assert_true(n->memory != MAP_FAILED);
+	n->memory = fixture_memory(n->memory_bytes);
 	n->time.slow_ns = n->time.fast_ns = f->now_ns;
 	n->time.wall_us = f->wall_us + f->now_ns / 1000;
 	n->engine = engine_init(&n->cfg, &n->time, n->memory, n->memory_bytes);
@@ -132,7 +151,7 @@ void fixture_free(struct fixture *f)
 		if (f->node[id].down)
 			continue;
 		engine_validate(f->node[id].engine);
-		munmap(f->node[id].memory, f->node[id].memory_bytes);
+		fixture_memory_free(f->node[id].memory, f->node[id].memory_bytes);
 	}
 	free(f);
 }
@@ -206,7 +225,7 @@ void fixture_crash(struct fixture *f, unsigned id)
 		free(m->bytes);
 		m->used = false;
 	}
-	munmap(f->node[id].memory, f->node[id].memory_bytes);
+	fixture_memory_free(f->node[id].memory, f->node[id].memory_bytes);
 	f->node[id].memory = NULL;
 }
 

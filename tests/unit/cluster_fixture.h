@@ -63,6 +63,9 @@ struct fixture {
 	bool hold; /* messages stay in the queue */
 };
 
+/* Memory for an engine, and its end. */
+void *fixture_memory(size_t bytes);
+void fixture_memory_free(void *memory, size_t bytes);
 /* @change may alter the configuration of every node; NULL: defaults (max-lease 60 s, T_att 1 s). */
 struct fixture *fixture_new(unsigned n, void (*change)(struct engine_config *cfg));
 void fixture_free(struct fixture *f);
