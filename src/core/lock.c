@@ -281,11 +281,12 @@ static void failed(struct engine *e, struct op *op)
 {
 	try_list_remove(e, op);
 	struct failure f = explain(e, op);
+	bool cut_short = e->now.fast_ns - op->t0_ns < lock_window_ns(e, op) && round_outstanding(op) > 0;
 	if (f.held_confirmed >= e->blocking)
 		op->refusal = OUT_HELD;
 	else if (f.refused >= e->blocking)
 		op->refusal = OUT_BUSY;
-	else
+	else if (!cut_short) /* by the end of the operation: then the attempt before knows better */
 		op->refusal = OUT_NOQUORUM;
 
 	uint64_t end_ns = op->wait ? wait_until_ns(e, op) : op->deadline_ns;

@@ -149,7 +149,8 @@ void read_answered(struct engine *e, struct op *op)
 		else
 			op_finish(e, op, OUT_NOQUORUM);
 	} else if (told >= e->majority) {
-		op_timer(e, op, e->now.fast_ns + 2 * e->rtt_ns); /* the rest may settle it */
+		uint64_t due_ns = e->now.fast_ns + 2 * e->rtt_ns; /* the rest may settle it */
+		op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
 	}
 }
 

@@ -10,6 +10,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/hash.h"
@@ -26,6 +27,8 @@ enum {
 	FDS_FIXED = 64 + PEERING_POLL_MAX,
 	FDS_PER_THREAD = 8,
 	FDS_PEERS = NODE_ID_MAX,
+	BIND_TRIES = 15,
+	BIND_PAUSE_MS = 100,
 };
 
 const char *node_version(void)
@@ -183,10 +186,23 @@ static int init_state(struct node *n, char *why, size_t why_bytes)
 
 /* Several listeners share a port with SO_REUSEPORT, which would also let a second server share it
  * unnoticed: bind it once without. */
+/* A killed node's sockets are let go of by the kernel a moment after the process is gone (io_uring
+ * ends its requests asynchronously), and its successor may be quicker. */
+static int listen_patiently(const char *address, int *ret_fd, char *why, size_t why_bytes)
+{
+	const struct timespec pause = {.tv_nsec = BIND_PAUSE_MS * 1000000L};
+	int r = io_listen(address, false, ret_fd, why, why_bytes);
+	for (unsigned i = 0; r == -EADDRINUSE && i < BIND_TRIES; i++) {
+		(void)nanosleep(&pause, NULL);
+		r = io_listen(address, false, ret_fd, why, why_bytes);
+	}
+	return r;
+}
+
 static int open_listeners(struct node *n, char *why, size_t why_bytes)
 {
 	int first = -1;
-	int r = io_listen(n->cfg.listen, false, &first, why, why_bytes);
+	int r = listen_patiently(n->cfg.listen, &first, why, why_bytes);
 	if (r != 0)
 		return r;
 	io_local_address(first, n->client_addr, sizeof n->client_addr);
@@ -199,7 +215,7 @@ static int open_listeners(struct node *n, char *why, size_t why_bytes)
 				n->client_addr, true, &n->threads[i].listen_fd, why, why_bytes);
 	}
 	if (r == 0)
-		r = io_listen(n->cfg.peer_listen, false, &n->peer_listen_fd, why, why_bytes);
+		r = listen_patiently(n->cfg.peer_listen, &n->peer_listen_fd, why, why_bytes);
 	if (r != 0)
 		return r;
 	sock_set_nonblocking(n->peer_listen_fd);

@@ -58,14 +58,11 @@ struct client {
 	bool started;
 	struct op_request r;
 	char value[VALUE_BYTES], new_value[VALUE_BYTES];
-	uint64_t token, seen_token; /* ours; the highest of the key when this operation was sent */
+	uint64_t token, cid, seen_token; /* ours; the highest of the key when this operation was sent */
 	uint64_t believes_until_ns; /* true time; 0: does not */
+	enum outcome outcome;
 	bool covered;               /* READ: somebody believes since before it was sent */
 	uint64_t covered_token;
-};
-
-struct ended {
-	uint64_t token;
 };
 
 struct update {
@@ -76,7 +73,7 @@ struct update {
 struct key {
 	char name[8];
 	uint64_t top_token;
-	struct ended released[RELEASED];
+	struct ballot released[RELEASED]; /* two coordinators may have made one n: cid tells */
 	unsigned n_released;
 	struct update updates[RELEASED];
 	unsigned n_updates;
@@ -152,7 +149,7 @@ static void judge_belief(struct world *w, const struct client *c)
 		if (!n->up || n->active_at_ns != 0)
 			continue;
 		const struct lease *l = live_at(n, k);
-		free += l == NULL || l->token != c->token;
+		free += l == NULL || l->token != c->token || l->cid != c->cid;
 	}
 	if (free >= w->n / 2 + 1)
 		violation(w, "a majority is free under a believer", c->token, free);
@@ -165,18 +162,18 @@ static void judge(struct world *w)
 			judge_belief(w, &w->client[i]);
 	for (unsigned i = 0; i < KEYS; i++) {
 		const struct key *k = &w->key[i];
-		uint64_t tokens[NODES + 1] = {0};
+		struct ballot held[NODES + 1] = {0};
 		for (unsigned id = 1; id <= w->n; id++) {
 			const struct lease *l =
 				w->node[id].up ? live_at(&w->node[id], k) : NULL;
-			tokens[id] = l == NULL ? 0 : l->token;
+			held[id] = l == NULL ? (struct ballot){0} : lease_uid(l);
 		}
 		for (unsigned r = 0; r < k->n_released; r++) {
 			unsigned live = 0;
 			for (unsigned id = 1; id <= w->n; id++)
-				live += tokens[id] == k->released[r].token;
+				live += ballot_eq(held[id], k->released[r]);
 			if (live >= w->n / 2 + 1)
-				violation(w, "a released lock is back", k->released[r].token, live);
+				violation(w, "a released lock is back", k->released[r].n, live);
 		}
 	}
 }
@@ -235,9 +232,31 @@ static void new_value(struct world *w, char *value)
 	(void)snprintf(value, VALUE_BYTES, "v%llu", (unsigned long long)w->next_value++);
 }
 
+/* The incarnation that made the grant: its own, or whose attempt an idempotent lock found. */
+static uint64_t adopted_cid(const struct world *w, const struct client *c, uint64_t token)
+{
+	if (!c->idempotent)
+		return w->node[c->node].cfg.cid;
+	for (unsigned id = 1; id <= w->n; id++) {
+		unsigned same = 0;
+		const struct lease *a =
+			w->node[id].up ? live_at(&w->node[id], &w->key[c->key]) : NULL;
+		for (unsigned k = 1; a != NULL && k <= w->n; k++) {
+			const struct lease *b =
+				w->node[k].up ? live_at(&w->node[k], &w->key[c->key]) : NULL;
+			same += b != NULL && ballot_eq(lease_uid(a), lease_uid(b));
+		}
+		if (same >= w->n / 2 + 1 && a->token == token)
+			return a->cid;
+	}
+	return w->node[c->node].cfg.cid;
+}
+
 static void believe(struct world *w, struct client *c, const struct result *r)
 {
 	uint64_t until_ns = c->sent_ns + true_ns(r->valid_ms * NS_PER_MS, c->rate_ppm);
+	if (c->kind == OP_LOCK && (!c->idempotent || c->token != r->token))
+		c->cid = adopted_cid(w, c, r->token);
 	c->token = r->token;
 	if (until_ns > c->believes_until_ns)
 		c->believes_until_ns = until_ns;
@@ -251,7 +270,8 @@ static void released(struct world *w, struct client *c, const struct result *r)
 	if (r->token < c->seen_token)
 		violation(w, "release of a lock that was over", r->token, c->seen_token);
 	unsigned at = k->n_released < RELEASED ? k->n_released++ : (unsigned)below(w, RELEASED);
-	k->released[at].token = r->token;
+	if (c->token == r->token)
+		k->released[at] = (struct ballot){r->token, c->cid};
 }
 
 static void on_reply(struct world *w, unsigned id, const struct result *r)
@@ -263,6 +283,7 @@ static void on_reply(struct world *w, unsigned id, const struct result *r)
 	if (c == NULL || c->node != id || !c->started)
 		violation(w, "an answer that nobody waits for", r->tag, id);
 	c->busy = false;
+	c->outcome = r->outcome;
 	w->answered++;
 	bool ok = r->outcome == OUT_OK;
 	c->lost_answer = c->kind == OP_LOCK && r->outcome == OUT_NOQUORUM && r->sent;
@@ -393,7 +414,7 @@ static void run_clients(struct world *w)
 			start_op(w, c);
 		} else if (c->started && n->time.fast_ns > c->deadline_ns + 2 * NS_PER_MS) {
 			violation(w, "no answer in time", c->kind, c->tag);
-		} else if (c->started && chance(w, 300)) {
+		} else if (c->started && w->storm && chance(w, 300)) {
 			c->busy = false;
 			c->lost_answer = c->kind == OP_LOCK;
 			step(w, c->node, &(struct event){.type = EV_CANCEL, .cancel_tag = c->tag});
@@ -660,7 +681,7 @@ static void heal_and_check(struct world *w)
 		for (unsigned ms = 0; ms < 100 && c->busy; ms++)
 			advance(w, NS_PER_MS);
 		if (w->granted != before + 1)
-			violation(w, "a free key cannot be locked", c->key, c->node);
+			violation(w, "a free key cannot be locked", c->node, c->busy ? 99 : c->outcome);
 		for (unsigned ms = 0; ms < 25; ms++)
 			advance(w, NS_PER_MS);
 	}
