@@ -20,7 +20,8 @@ enum {
 	ABORTED_MAX = 65536,   /* aborted attempts remembered for QUERY */
 	LIMBO_MAX = 512,       /* blocks whose views may still be in effects */
 	STEP_BLOCKS = 96,      /* no single action disposes of more (checked) */
-	STEP_EFFECTS = 24,     /* no single action emits more (checked) */
+	EXPIRY_BATCH = 16,     /* entries whose end is looked at together */
+	STEP_EFFECTS = 40,     /* no batch of actions emits more (checked) */
 	BACKOFF_CAP_MS = 50,
 	POLL_MS = 1000,        /* a parked waiter looks again at least this often */
 	PROMISE_CAP_MS = 50,   /* T_prom */
@@ -400,6 +401,8 @@ void prepare_timeout(struct engine *e, struct op *op); /* also of ACCEPT */
 /* ---- release.c ---- */
 void release_start(struct engine *e, struct op *op);
 void release_send(struct engine *e, struct op *op, struct ballot uid, struct version guard);
+/* @acks masters are known not to hold it any more: that is the answer. */
+void release_done(struct engine *e, struct op *op, unsigned acks);
 void release_answered(struct engine *e, struct op *op);
 void release_timer(struct engine *e, struct op *op);
 

@@ -20,6 +20,16 @@ static struct map_slot *find_slot(const struct engine *e, uint64_t hash, struct 
 	return s;
 }
 
+/* Of an entry known to be there: no key is compared. */
+static struct map_slot *slot_of_ref(const struct engine *e, uint64_t hash, uint32_t ref)
+{
+	struct map_slot *s = map_find(&e->leases, hash);
+	while (s != NULL && s->value != ref)
+		s = map_next(&e->leases, hash, s);
+	CHECK(s != NULL);
+	return s;
+}
+
 uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key)
 {
 	struct map_slot *s = find_slot(e, hash, key);
@@ -88,8 +98,7 @@ void lease_end(struct engine *e, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
 	uint64_t hash = hash_bytes(lease_key(l));
-	struct map_slot *s = find_slot(e, hash, lease_key(l));
-	CHECK(s != NULL && s->value == ref);
+	struct map_slot *s = slot_of_ref(e, hash, ref);
 	tombs_put(&e->tombs, hash, slot_of(e, hash), l->maxn, e->now.slow_ns);
 	map_erase(&e->leases, hash, s);
 	wheel_remove(&e->lease_wheel, ref);
@@ -128,7 +137,7 @@ uint32_t lease_set_value(struct engine *e, uint32_t ref, struct bytes value)
 	memcpy(l->data + l->key_bytes + value.len, lease_name(old).p, old->name_bytes);
 	l->value_bytes = (uint16_t)value.len;
 	uint64_t hash = hash_bytes(lease_key(l));
-	find_slot(e, hash, lease_key(l))->value = to;
+	slot_of_ref(e, hash, ref)->value = to;
 	wheel_remove(&e->lease_wheel, ref);
 	l->wheel = (struct wheel_link){0};
 	wheel_add(&e->lease_wheel, to, l->end_ns);
@@ -180,24 +189,45 @@ uint64_t free_maxn(const struct engine *e, uint64_t hash)
 	return n > floor ? n : floor;
 }
 
+static void lease_due(struct engine *e, uint32_t ref)
+{
+	struct lease *l = lease_at(e, ref);
+	if (e->now.slow_ns >= l->end_ns) {
+		e->stats.expired++;
+		lease_end(e, ref);
+		return;
+	}
+	uint64_t next_ns = l->end_ns;
+	bool old = e->now.slow_ns - l->since_ns >= e->promise_ns;
+	if (l->flags & LEASE_UNCONFIRMED) {
+		uint64_t ask_ns = old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;
+		next_ns = ask_ns < next_ns ? ask_ns : next_ns;
+	}
+	wheel_add(&e->lease_wheel, ref, next_ns);
+	if ((l->flags & LEASE_UNCONFIRMED) && old)
+		promise_due(e, ref);
+}
+
+/* Entries that end are spread over all memory: their cache lines are asked for a batch ahead. Only
+ * the entry at hand is ever ended by its turn, so the others of the batch stay what they are. */
 void leases_tick(struct engine *e)
 {
-	uint32_t ref;
-	while (effects_room(e) && (ref = wheel_pop(&e->lease_wheel, e->now.slow_ns)) != 0) {
-		struct lease *l = lease_at(e, ref);
-		if (e->now.slow_ns >= l->end_ns) {
-			e->stats.expired++;
-			lease_end(e, ref);
-			continue;
+	uint32_t batch[EXPIRY_BATCH];
+	unsigned n = EXPIRY_BATCH;
+	while (n == EXPIRY_BATCH && effects_room(e)) {
+		for (n = 0; n < EXPIRY_BATCH; n++) {
+			batch[n] = wheel_pop(&e->lease_wheel, e->now.slow_ns);
+			if (batch[n] == 0)
+				break;
+			__builtin_prefetch(lease_at(e, batch[n]));
+			__builtin_prefetch(lease_at(e, batch[n])->data);
 		}
-		uint64_t next_ns = l->end_ns;
-		bool old = e->now.slow_ns - l->since_ns >= e->promise_ns;
-		if (l->flags & LEASE_UNCONFIRMED) {
-			uint64_t ask_ns = old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;
-			next_ns = ask_ns < next_ns ? ask_ns : next_ns;
+		for (unsigned i = 0; i < n; i++) {
+			const struct lease *l = lease_at(e, batch[i]);
+			if (e->now.slow_ns >= l->end_ns)
+				engine_prefetch_index(e, hash_bytes(lease_key(l)));
 		}
-		wheel_add(&e->lease_wheel, ref, next_ns);
-		if ((l->flags & LEASE_UNCONFIRMED) && old)
-			promise_due(e, ref);
+		for (unsigned i = 0; i < n; i++)
+			lease_due(e, batch[i]);
 	}
 }

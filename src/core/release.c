@@ -32,7 +32,7 @@ void release_send(struct engine *e, struct op *op, struct ballot uid, struct ver
 	send_round(e, op);
 }
 
-static void released(struct engine *e, struct op *op, unsigned acks)
+void release_done(struct engine *e, struct op *op, unsigned acks)
 {
 	round_rtt(e, op);
 	enum outcome outcome = op->was_live || op->kind == OP_LAG ? OUT_OK : OUT_NOTFOUND;
@@ -77,7 +77,7 @@ void release_answered(struct engine *e, struct op *op)
 		return;
 	}
 	if (acks >= e->majority && round_in_window(e, op)) {
-		released(e, op, acks);
+		release_done(e, op, acks);
 		return;
 	}
 	if (acks + round_outstanding(op) >= e->majority)

@@ -161,7 +161,7 @@ static void absent(struct engine *e, struct op *op)
 	if (op->goal == GOAL_READ)
 		op_retry_later(e, op);
 	else if (op->goal == GOAL_RELEASE && op->was_live)
-		op_finish(e, op, OUT_OK);
+		release_done(e, op, round_count(e, op, VERDICT_ABSENT));
 	else
 		goal_failed(e, op, OUT_NOTFOUND);
 }

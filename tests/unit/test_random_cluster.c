@@ -269,9 +269,10 @@ static void released(struct world *w, struct client *c, const struct result *r)
 	struct key *k = &w->key[c->key];
 	if (r->token < c->seen_token)
 		violation(w, "release of a lock that was over", r->token, c->seen_token);
+	if (c->token != r->token)
+		return;
 	unsigned at = k->n_released < RELEASED ? k->n_released++ : (unsigned)below(w, RELEASED);
-	if (c->token == r->token)
-		k->released[at] = (struct ballot){r->token, c->cid};
+	k->released[at] = (struct ballot){r->token, c->cid};
 }
 
 static void on_reply(struct world *w, unsigned id, const struct result *r)
