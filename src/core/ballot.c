@@ -2,16 +2,22 @@
 
 __extension__ typedef unsigned __int128 wide;
 
+/* Half a year of microseconds below the end of the range: neither a wall clock nor a peer gone mad
+ * brings this node where it has no next ballot. */
+#define LEARN_MAX (BALLOT_MAX - (UINT64_C(1) << 44))
+
 uint64_t ballot_next(struct engine *e)
 {
 	uint64_t wall = e->now.wall_us > EPOCH_US ? e->now.wall_us - EPOCH_US : 0;
+	if (wall > LEARN_MAX)
+		wall = LEARN_MAX;
 	e->hlc = wall > e->hlc ? wall : e->hlc + 1;
 	return e->hlc;
 }
 
 void ballot_merge(struct engine *e, uint64_t n)
 {
-	if (n > e->hlc && n <= BALLOT_MAX)
+	if (n > e->hlc && n <= LEARN_MAX)
 		e->hlc = n;
 }
 

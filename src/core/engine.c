@@ -212,10 +212,10 @@ static void on_cancel(struct engine *e, uint64_t tag)
 		if (op->state == OPS_FREE || op->tag != tag || op->orphan)
 			continue;
 		op->orphan = true;
-		bool idle = op->state == OPS_LOCK_PARKED || op->state == OPS_LOCK_QUEUED ||
-			op->state == OPS_WATCH || op->state == OPS_LOCK_BACKOFF;
-		if (idle)
-			op_finish(e, op, OUT_NULL);
+		if (op->state == OPS_WATCH)
+			op_free(e, op);
+		else if (op->kind == OP_LOCK)
+			lock_cancel(e, op);
 		return;
 	}
 }
@@ -244,7 +244,7 @@ static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 		return;
 	}
 	struct msg reply;
-	if (master_handle(e, m, &reply) && m->req != 0)
+	if (master_handle(e, hash_bytes(m->key), m, &reply) && m->req != 0)
 		send_node(e, from, &reply);
 }
 

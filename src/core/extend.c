@@ -44,11 +44,50 @@ static void refused(struct engine *e, struct op *op, enum outcome outcome)
 		op_finish(e, op, outcome);
 }
 
+/* Another value that is decided, or only seen in passing? A write that is half done must not make its
+ * own holder hear NOTOWNER. */
+static bool mismatch_decided(const struct engine *e, const struct op *op)
+{
+	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
+		const struct answer *a = &op->answers[i];
+		unsigned same = 0;
+		for (unsigned k = 0; k < e->cfg.n_masters; k++)
+			same += op->answers[k].verdict == VERDICT_MISMATCH &&
+				ballot_eq(op->answers[k].uid, a->uid) &&
+				version_cmp(op->answers[k].b, a->b) == 0;
+		if (a->verdict == VERDICT_MISMATCH && same >= e->majority)
+			return true;
+	}
+	return false;
+}
+
+static void not_extended(struct engine *e, struct op *op, struct ballot uid, unsigned acks)
+{
+	unsigned absent = round_count(e, op, VERDICT_ABSENT);
+	unsigned mismatch = round_count(e, op, VERDICT_MISMATCH);
+	unsigned other = round_count(e, op, VERDICT_OTHER) + mismatch;
+	bool all_in = round_outstanding(op) == 0;
+	if (round_count(e, op, VERDICT_LIMIT) >= e->blocking)
+		refused(e, op, OUT_LIMIT);
+	else if (absent >= e->blocking)
+		refused(e, op, OUT_NOTFOUND);
+	else if (mismatch_decided(e, op) || other - mismatch >= e->blocking)
+		refused(e, op, OUT_NOTOWNER);
+	else if (!all_in && mismatch > 0)
+		return; /* the rest decides whether there is something to heal */
+	else if (acks > 0 && acks + round_count_uid(e, op, VERDICT_MISMATCH, uid) >= e->majority &&
+		e->now.fast_ns < op->deadline_ns)
+		prepare_start(e, op, GOAL_EXTEND); /* an update half done stands in the way */
+	else if (absent + other >= e->blocking)
+		refused(e, op, OUT_NOTOWNER);
+	else if (all_in)
+		refused(e, op, OUT_UNKNOWN);
+}
+
 void extend_answered(struct engine *e, struct op *op)
 {
 	struct ballot uid = {0};
 	unsigned acks = round_best_uid(e, op, VERDICT_ACK, &uid);
-	unsigned outstanding = round_outstanding(op);
 	if (acks >= e->majority) {
 		uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
 		bool ended = belief_ns != 0 && e->now.fast_ns - op->t0_ns >= belief_ns;
@@ -56,26 +95,9 @@ void extend_answered(struct engine *e, struct op *op)
 			extended(e, op, uid, acks);
 		else
 			refused(e, op, OUT_UNKNOWN);
-		return;
+	} else if (acks + round_outstanding(op) < e->majority) {
+		not_extended(e, op, uid, acks);
 	}
-	if (acks + outstanding >= e->majority)
-		return;
-	unsigned absent = round_count(e, op, VERDICT_ABSENT);
-	unsigned mismatch = round_count(e, op, VERDICT_MISMATCH);
-	unsigned other = round_count(e, op, VERDICT_OTHER) + mismatch;
-	if (acks > 0 && acks + round_count_uid(e, op, VERDICT_MISMATCH, uid) >= e->majority &&
-		e->now.fast_ns < op->deadline_ns) {
-		prepare_start(e, op, GOAL_EXTEND); /* an update half done stands in the way */
-		return;
-	}
-	if (round_count(e, op, VERDICT_LIMIT) >= e->blocking)
-		refused(e, op, OUT_LIMIT);
-	else if (absent >= e->blocking)
-		refused(e, op, OUT_NOTFOUND);
-	else if (absent + other >= e->blocking)
-		refused(e, op, OUT_NOTOWNER);
-	else if (outstanding == 0)
-		refused(e, op, OUT_UNKNOWN);
 }
 
 void extend_timeout(struct engine *e, struct op *op)

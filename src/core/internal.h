@@ -19,9 +19,9 @@ enum {
 	PROBES_MAX = 1024,     /* promises asking their fellow masters at one time */
 	ABORTED_MAX = 65536,   /* aborted attempts remembered for QUERY */
 	LIMBO_MAX = 512,       /* blocks whose views may still be in effects */
-	STEP_BLOCKS = 96,      /* no single action disposes of more (checked) */
+	STEP_BLOCKS = 96,      /* room kept for the blocks a batch of actions disposes of */
 	EXPIRY_BATCH = 16,     /* entries whose end is looked at together */
-	STEP_EFFECTS = 40,     /* no batch of actions emits more (checked) */
+	STEP_EFFECTS = 40,     /* room kept for the effects of a batch of actions */
 	BACKOFF_CAP_MS = 50,
 	POLL_MS = 1000,        /* a parked waiter looks again at least this often */
 	PROMISE_CAP_MS = 50,   /* T_prom */
@@ -79,7 +79,6 @@ enum op_state {
 	OPS_PREPARE,
 	OPS_ACCEPT,
 	OPS_RELEASE,
-	OPS_RELEASE_AGAIN, /* client answered UNKNOWN; ghosts are still hunted */
 	OPS_READ,
 	OPS_RETRY,         /* waits for its timer, then begins its kind's round again */
 	OPS_WATCH,         /* WAITFOR, WAITRELEASE */
@@ -128,13 +127,14 @@ struct op {
 	bool wait, idempotent, has_token, has_ttl;
 	bool orphan;     /* no reply is wanted any more */
 	bool maybe;      /* an UPDATE's ACCEPT may have taken effect */
-	bool was_live;   /* a RELEASE of ours removed something */
+	bool was_live;   /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
 	bool sent;
 	bool in_queue;   /* member of a line's lock or watch list */
 	bool in_run;
 	bool adopting;   /* LOCK IDEMPOTENT in its EXTEND */
 	bool sealed_read, polled;
-	uint8_t attempts;
+	uint8_t attempts; /* LOCK: in a row without parking */
+	uint8_t heard;    /* LOCK: how many masters answered the attempt that failed last */
 	uint8_t quorum_seen; /* votes of the round that counted */
 	uint16_t asked, answered; /* bit per master index */
 	uint32_t block;  /* key value new_value client, arena */
@@ -154,6 +154,8 @@ struct op {
 	uint64_t asked_slow_ns, asked_fast_ns;
 	uint64_t seal_n;
 	uint64_t op_id;
+	uint64_t base_op;     /* UPDATE: the record its first ACCEPT was built on, and ... */
+	struct ballot base_uid; /* ... the instance */
 	uint64_t backoff_ns;
 	struct ballot uid;    /* LOCK: this attempt; others: the instance acted on */
 	struct ballot prev;   /* LOCK: attempt to be removed in the same message */
@@ -221,7 +223,6 @@ struct engine {
 	struct wheel op_wheel; /* fast clock */
 	uint32_t run_head, run_tail; /* op index + 1: work to go on with */
 	uint32_t try_head;
-	uint32_t zombies;
 
 	struct map lines;
 	struct line *line_pool;
@@ -294,12 +295,14 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key);
 /* Make a live, unconfirmed entry from a TRYLOCK; 0: no room. */
 uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m);
 /* The entry is over (released, aborted, expired): tombstone, wake whoever waits. */
-void lease_end(struct engine *e, uint32_t ref);
-void lease_confirm(struct engine *e, uint32_t ref);
+void lease_end(struct engine *e, uint64_t hash, uint32_t ref);
+void lease_confirm(struct engine *e, uint64_t hash, uint32_t ref);
 /* Put another value; returns the entry's (possibly new) reference, 0: no room, nothing changed. */
-uint32_t lease_set_value(struct engine *e, uint32_t ref, struct bytes value);
+uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct bytes value);
 struct version lease_vb(const struct engine *e, const struct lease *l);
 struct version lease_pb(const struct engine *e, const struct lease *l);
+/* May this coordinator write or release in one round, without asking first? */
+bool lease_is_sticky(const struct engine *e, const struct lease *l);
 /* The side record, made on demand; NULL: no room. */
 struct side *lease_side(struct engine *e, struct lease *l);
 void lease_raise_maxn(struct engine *e, uint32_t ref, uint64_t n);
@@ -310,8 +313,9 @@ uint16_t slot_of(const struct engine *e, uint64_t hash);
 void leases_tick(struct engine *e);
 
 /* ---- master.c: the voter ---- */
-/* Handle a request (any type but REPLY, CONFIRM, QUERY); true: *reply is the answer. */
-bool master_handle(struct engine *e, const struct msg *m, struct msg *reply);
+/* Handle a request (any type but REPLY, CONFIRM, QUERY) whose key has this hash; true: *reply is the
+ * answer. */
+bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply);
 void master_confirm(struct engine *e, const struct msg *m);
 
 /* ---- promise.c ---- */
@@ -382,6 +386,7 @@ void lock_start(struct engine *e, struct op *op);
 void lock_attempt(struct engine *e, struct op *op);
 void lock_answered(struct engine *e, struct op *op);
 void lock_timer(struct engine *e, struct op *op);
+void lock_cancel(struct engine *e, struct op *op);
 void lock_adopted(struct engine *e, struct op *op, enum outcome outcome);
 void lock_next_in_line(struct engine *e, struct op *next, const struct op *left);
 void try_list_remove(struct engine *e, struct op *op);
@@ -402,7 +407,6 @@ void prepare_timeout(struct engine *e, struct op *op); /* also of ACCEPT */
 void release_start(struct engine *e, struct op *op);
 void release_send(struct engine *e, struct op *op, struct ballot uid, struct version guard);
 /* @acks masters are known not to hold it any more: that is the answer. */
-void release_done(struct engine *e, struct op *op, unsigned acks);
 void release_answered(struct engine *e, struct op *op);
 void release_timer(struct engine *e, struct op *op);
 

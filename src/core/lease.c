@@ -40,7 +40,7 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key)
 	if (e->now.slow_ns < lease_at(e, ref)->end_ns)
 		return ref;
 	e->stats.expired++;
-	lease_end(e, ref);
+	lease_end(e, hash, ref);
 	return 0;
 }
 
@@ -94,10 +94,9 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 	return ref;
 }
 
-void lease_end(struct engine *e, uint32_t ref)
+void lease_end(struct engine *e, uint64_t hash, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
-	uint64_t hash = hash_bytes(lease_key(l));
 	struct map_slot *s = slot_of_ref(e, hash, ref);
 	tombs_put(&e->tombs, hash, slot_of(e, hash), l->maxn, e->now.slow_ns);
 	map_erase(&e->leases, hash, s);
@@ -110,7 +109,7 @@ void lease_end(struct engine *e, uint32_t ref)
 	block_dispose(e, ref, block_bytes(l));
 }
 
-void lease_confirm(struct engine *e, uint32_t ref)
+void lease_confirm(struct engine *e, uint64_t hash, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
 	promise_drop_answers(e, l);
@@ -119,10 +118,10 @@ void lease_confirm(struct engine *e, uint32_t ref)
 	count_lease(e, l, -1);
 	l->flags &= (uint8_t) ~(LEASE_UNCONFIRMED | LEASE_ASKED);
 	count_lease(e, l, 1);
-	line_wake_held(e, hash_bytes(lease_key(l)), lease_key(l));
+	line_wake_held(e, hash, lease_key(l));
 }
 
-uint32_t lease_set_value(struct engine *e, uint32_t ref, struct bytes value)
+uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct bytes value)
 {
 	struct lease *old = lease_at(e, ref);
 	size_t bytes = sizeof *old + old->key_bytes + value.len + old->name_bytes;
@@ -136,7 +135,6 @@ uint32_t lease_set_value(struct engine *e, uint32_t ref, struct bytes value)
 		memcpy(l->data + l->key_bytes, value.p, value.len);
 	memcpy(l->data + l->key_bytes + value.len, lease_name(old).p, old->name_bytes);
 	l->value_bytes = (uint16_t)value.len;
-	uint64_t hash = hash_bytes(lease_key(l));
 	slot_of_ref(e, hash, ref)->value = to;
 	wheel_remove(&e->lease_wheel, ref);
 	l->wheel = (struct wheel_link){0};
@@ -159,6 +157,11 @@ struct version lease_pb(const struct engine *e, const struct lease *l)
 	if (l->side == 0)
 		return (struct version){l->token, l->cid, 0};
 	return ((struct side *)arena_at(&e->arena, l->side))->pb;
+}
+
+bool lease_is_sticky(const struct engine *e, const struct lease *l)
+{
+	return (l->flags & LEASE_STICKY) && lease_pb(e, l).cid == e->cfg.cid;
 }
 
 struct side *lease_side(struct engine *e, struct lease *l)
@@ -194,7 +197,7 @@ static void lease_due(struct engine *e, uint32_t ref)
 	struct lease *l = lease_at(e, ref);
 	if (e->now.slow_ns >= l->end_ns) {
 		e->stats.expired++;
-		lease_end(e, ref);
+		lease_end(e, hash_bytes(lease_key(l)), ref);
 		return;
 	}
 	uint64_t next_ns = l->end_ns;

@@ -36,6 +36,14 @@ static uint64_t lock_window_ns(const struct engine *e, const struct op *op)
 	return belief_ns == 0 || belief_ns > e->attempt_ns ? e->attempt_ns : belief_ns;
 }
 
+static void queue(struct engine *e, struct op *op)
+{
+	round_reset(e, op);
+	op->round = (op->round + 1) & ROUND_MASK;
+	op->state = OPS_LOCK_QUEUED;
+	op_timer(e, op, wait_until_ns(e, op));
+}
+
 void lock_start(struct engine *e, struct op *op)
 {
 	if (op->kind == OP_LAG)
@@ -43,6 +51,10 @@ void lock_start(struct engine *e, struct op *op)
 									 : e->cfg.max_lease_ms;
 	const struct line *l = line_find(e, op->hash, op_key(e, op));
 	bool behind = l != NULL && l->lock_head != 0;
+	if (count_bits(masters_reachable(e)) < e->majority) {
+		op_finish(e, op, OUT_NOQUORUM);
+		return;
+	}
 	if (behind && !op->wait && !op->idempotent) {
 		/* Held, or about to be handed to those in line: nobody overtakes them here. */
 		e->stats.refused++;
@@ -54,12 +66,15 @@ void lock_start(struct engine *e, struct op *op)
 		op_free(e, op);
 		return;
 	}
-	if (behind && op->wait) {
-		op->state = OPS_LOCK_QUEUED;
-		op_timer(e, op, wait_until_ns(e, op));
-		return;
+	if (behind && op->wait && op->idempotent) {
+		/* It may be in line behind its own lock. */
+		op->adopting = true;
+		extend_start(e, op);
+	} else if (behind && op->wait) {
+		queue(e, op);
+	} else {
+		lock_attempt(e, op);
 	}
-	lock_attempt(e, op);
 }
 
 static void park(struct engine *e, struct op *op, uint64_t look_again_ns)
@@ -67,6 +82,7 @@ static void park(struct engine *e, struct op *op, uint64_t look_again_ns)
 	round_reset(e, op);
 	op->round = (op->round + 1) & ROUND_MASK;
 	op->state = OPS_LOCK_PARKED;
+	op->attempts = 0;
 	if (look_again_ns > POLL_MS * NS_PER_MS)
 		look_again_ns = POLL_MS * NS_PER_MS;
 	look_again_ns += prng_below(&e->prng, look_again_ns / 4 + NS_PER_MS);
@@ -77,16 +93,19 @@ static void park(struct engine *e, struct op *op, uint64_t look_again_ns)
 void lock_next_in_line(struct engine *e, struct op *next, const struct op *left)
 {
 	next->state = OPS_LOCK_PARKED;
-	if (left->quorum_seen != 0)
-		park(e, next, left->ttl_ms * NS_PER_MS); /* held now: no need to try */
-	else
+	if (left->quorum_seen != 0 && !left->orphan) {
+		next->refusal = OUT_HELD; /* known without trying */
+		park(e, next, left->ttl_ms * NS_PER_MS);
+	} else {
 		op_run_later(e, next);
+	}
 }
 
 void lock_attempt(struct engine *e, struct op *op)
 {
 	uint16_t mask = masters_reachable(e);
 	if (count_bits(mask) < e->majority) {
+		op->refusal = OUT_NOQUORUM;
 		if (op->in_queue && op->sent)
 			park(e, op, POLL_MS * NS_PER_MS);
 		else
@@ -121,7 +140,7 @@ static void tell_confirm(struct engine *e, const struct op *op)
 	uint32_t ref = lease_find(e, op->hash, m.key);
 	if (ref == 0 || !ballot_eq(lease_uid(lease_at(e, ref)), op->uid))
 		return;
-	lease_confirm(e, ref);
+	lease_confirm(e, op->hash, ref);
 	/* A rival may have prepared a ballot between the vote and the grant: then its ballot is the
 	 * promised one, and nobody else may write under it. */
 	struct version first = {op->uid.n, op->uid.cid, 0};
@@ -135,7 +154,7 @@ static void grant(struct engine *e, struct op *op, unsigned votes)
 	round_rtt(e, op);
 	tell_confirm(e, op);
 	op->quorum_seen = (uint8_t)votes;
-	if (op->kind == OP_LAG) {
+	if (op->kind == OP_LAG || op->orphan) { /* nobody is there to hold it */
 		release_send(e, op, op->uid, (struct version){0});
 		return;
 	}
@@ -161,7 +180,7 @@ static void abort_attempt(struct engine *e, struct op *op, struct ballot uid, ui
 	send_masters(e, mask, &m);
 	struct msg reply;
 	if (e->self_index != NO_MASTER && (mask & (1u << e->self_index)))
-		(void)master_handle(e, &m, &reply);
+		(void)master_handle(e, op->hash, &m, &reply);
 }
 
 static bool is_refusal(uint8_t verdict)
@@ -182,6 +201,7 @@ static uint16_t may_hold(const struct engine *e, const struct op *op)
 struct failure {
 	unsigned refused, held_confirmed, limit;
 	bool stale;
+	bool promised_to_one; /* one instance, confirmed or not, on a majority */
 	bool held_by_one; /* one confirmed instance on a blocking set */
 	uint64_t remaining_ns;
 };
@@ -209,6 +229,7 @@ static struct failure explain(struct engine *e, const struct op *op)
 			f.remaining_ns = a->remaining_ns;
 	}
 	f.held_by_one = confirmed && best >= e->blocking;
+	f.promised_to_one = best >= e->majority;
 	return f;
 }
 
@@ -236,9 +257,11 @@ static void give_up(struct engine *e, struct op *op, enum outcome outcome)
 	op_finish(e, op, outcome);
 }
 
-static bool free_here(struct engine *e, const struct op *op)
+/* The key was held here when this attempt was refused, and is not any more: its end has passed, and
+ * there will be no other wake-up. */
+static bool ended_meanwhile(struct engine *e, const struct op *op)
 {
-	return e->self_index != NO_MASTER && e->status == NODE_ACTIVE &&
+	return e->self_index != NO_MASTER && op->answers[e->self_index].verdict == VERDICT_HELD &&
 		lease_find(e, op->hash, op_key(e, op)) == 0;
 }
 
@@ -249,8 +272,7 @@ static void held(struct engine *e, struct op *op, const struct failure *f)
 		extend_start(e, op);
 	} else if (!op->wait || e->now.fast_ns >= wait_until_ns(e, op)) {
 		give_up(e, op, OUT_HELD);
-	} else if (free_here(e, op)) {
-		/* Its end was here before its refusal: there will be no wake-up any more. */
+	} else if (ended_meanwhile(e, op)) {
 		op->state = OPS_LOCK_BACKOFF;
 		op_retry_later(e, op);
 	} else {
@@ -280,7 +302,13 @@ static void try_again(struct engine *e, struct op *op, const struct failure *f)
 static void failed(struct engine *e, struct op *op)
 {
 	try_list_remove(e, op);
+	if (op->orphan) {
+		abort_attempt(e, op, op->uid, may_hold(e, op));
+		op_free(e, op);
+		return;
+	}
 	struct failure f = explain(e, op);
+	op->heard = (uint8_t)count_bits(op->answered);
 	bool cut_short = e->now.fast_ns - op->t0_ns < lock_window_ns(e, op) && round_outstanding(op) > 0;
 	if (f.held_confirmed >= e->blocking)
 		op->refusal = OUT_HELD;
@@ -289,13 +317,15 @@ static void failed(struct engine *e, struct op *op)
 	else if (!cut_short) /* by the end of the operation: then the attempt before knows better */
 		op->refusal = OUT_NOQUORUM;
 
-	uint64_t end_ns = op->wait ? wait_until_ns(e, op) : op->deadline_ns;
-	if (f.limit >= e->blocking || f.held_by_one || e->now.fast_ns >= end_ns) {
+	/* A promise on a majority is as good as held for who would adopt it, and for who has time. */
+	bool has_time = op->wait && op->attempts > 3 && e->now.fast_ns < wait_until_ns(e, op);
+	bool settled = f.held_by_one || (f.promised_to_one && (op->idempotent || has_time));
+	if (f.limit >= e->blocking || settled || e->now.fast_ns >= op->deadline_ns) {
 		abort_attempt(e, op, op->uid, may_hold(e, op));
 		op->prev = (struct ballot){0};
 		if (f.limit >= e->blocking)
 			give_up(e, op, OUT_LIMIT);
-		else if (f.held_by_one)
+		else if (settled)
 			held(e, op, &f);
 		else
 			give_up(e, op, (enum outcome)op->refusal);
@@ -327,7 +357,8 @@ static void stop_waiting(struct engine *e, struct op *op)
 
 void lock_timer(struct engine *e, struct op *op)
 {
-	uint64_t end_ns = op->wait ? wait_until_ns(e, op) : op->deadline_ns;
+	bool waits = op->state == OPS_LOCK_PARKED || op->state == OPS_LOCK_QUEUED;
+	uint64_t end_ns = waits ? wait_until_ns(e, op) : op->deadline_ns;
 	if (op->state == OPS_LOCK_TRY)
 		failed(e, op);
 	else if (e->now.fast_ns >= end_ns)
@@ -336,19 +367,37 @@ void lock_timer(struct engine *e, struct op *op)
 		lock_attempt(e, op);
 }
 
+/* The client has gone away: leave the line; an attempt that runs is dealt with when it ends. */
+void lock_cancel(struct engine *e, struct op *op)
+{
+	bool idle = op->state == OPS_LOCK_PARKED || op->state == OPS_LOCK_QUEUED ||
+		op->state == OPS_LOCK_BACKOFF;
+	if (!idle)
+		return;
+	if (op->prev.n != 0)
+		abort_attempt(e, op, op->prev, masters_reachable(e));
+	op_free(e, op);
+}
+
 void lock_adopted(struct engine *e, struct op *op, enum outcome outcome)
 {
 	op->adopting = false;
-	struct failure f = {.remaining_ns = POLL_MS * NS_PER_MS};
-	if (outcome == OUT_NOTFOUND && e->now.fast_ns < op->deadline_ns) {
+	if (op->orphan) {
+		op_free(e, op);
+		return;
+	}
+	bool refused = outcome == OUT_NOTOWNER || outcome == OUT_NOTFOUND;
+	if (refused && op->in_queue && !line_is_head(e, op)) {
+		queue(e, op);
+	} else if (outcome == OUT_NOTFOUND && e->now.fast_ns < op->deadline_ns) {
 		op->state = OPS_LOCK_BACKOFF; /* it ended meanwhile */
 		op_retry_later(e, op);
-	} else if (outcome == OUT_NOTOWNER || outcome == OUT_NOTFOUND) {
+	} else if (refused) {
 		if (op->wait && e->now.fast_ns < wait_until_ns(e, op))
-			park(e, op, f.remaining_ns);
+			park(e, op, POLL_MS * NS_PER_MS);
 		else
 			give_up(e, op, OUT_HELD);
 	} else {
-		give_up(e, op, OUT_NOQUORUM);
+		give_up(e, op, outcome); /* UNKNOWN: the lock of that value may have been extended */
 	}
 }

@@ -30,14 +30,15 @@ static void tell_value(const struct engine *e, const struct lease *l, struct msg
 }
 
 /* Remove the attempt that @m replaces, if it is still only a promise. */
-static uint32_t remove_previous(struct engine *e, uint32_t ref, const struct msg *m, struct msg *reply)
+static uint32_t remove_previous(struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m,
+	struct msg *reply)
 {
 	struct lease *l = lease_at(e, ref);
 	if (m->prev.n == 0 || !ballot_eq(lease_uid(l), m->prev))
 		return ref;
 	if (!(l->flags & LEASE_UNCONFIRMED) && !(m->flags & MSG_PREV_RELEASED))
 		return ref;
-	lease_end(e, ref);
+	lease_end(e, hash, ref);
 	reply->flags |= MSG_PREV_REMOVED;
 	return 0;
 }
@@ -54,7 +55,7 @@ static bool on_trylock(struct engine *e, uint64_t hash, const struct msg *m, str
 		return true;
 	}
 	if (ref != 0)
-		ref = remove_previous(e, ref, m, reply);
+		ref = remove_previous(e, hash, ref, m, reply);
 	if (ref != 0) {
 		lease_raise_maxn(e, ref, m->uid.n);
 		reply->verdict = VERDICT_HELD;
@@ -86,7 +87,7 @@ static bool on_release(struct engine *e, uint64_t hash, const struct msg *m, str
 			reply->verdict = VERDICT_PROMISED;
 			return true;
 		}
-		lease_end(e, ref);
+		lease_end(e, hash, ref);
 		reply->flags |= MSG_WAS_LIVE;
 		ref = 0;
 	}
@@ -101,7 +102,7 @@ static bool on_abort(struct engine *e, uint64_t hash, const struct msg *m, struc
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		/* An EXTEND by value may have adopted the attempt: then it is somebody's lock. */
 		if (lease_at(e, ref)->flags & LEASE_UNCONFIRMED) {
-			lease_end(e, ref);
+			lease_end(e, hash, ref);
 			reply->flags |= MSG_WAS_LIVE;
 			ref = 0;
 		} else {
@@ -146,7 +147,7 @@ static bool on_extend(struct engine *e, uint64_t hash, const struct msg *m, stru
 	struct lease *l = lease_at(e, ref);
 	if (extend_matches(l, m, reply)) {
 		prolong(e, l, m->lease_ms);
-		lease_confirm(e, ref);
+		lease_confirm(e, hash, ref);
 		reply->verdict = VERDICT_ACK;
 	}
 	tell_instance(e, l, reply);
@@ -208,17 +209,19 @@ static bool on_accept(struct engine *e, uint64_t hash, const struct msg *m, stru
 		return true;
 	}
 	struct side *side = m->lease_ms <= e->cfg.max_lease_ms ? lease_side(e, l) : NULL;
-	uint32_t moved = side == NULL ? 0 : lease_set_value(e, ref, m->value);
+	uint32_t moved = side == NULL ? 0 : lease_set_value(e, hash, ref, m->value);
 	if (moved == 0) {
 		reply->verdict = VERDICT_LIMIT;
 		return true;
 	}
 	l = lease_at(e, moved);
+	/* Whoever wrote this owns the ballot now; if that was us, accepted() says so. */
+	l->flags &= (uint8_t)~LEASE_STICKY;
 	side->vb = side->pb = m->b;
 	side->last_op = m->op_id;
 	if (m->lease_ms != 0)
 		prolong(e, l, m->lease_ms);
-	lease_confirm(e, moved);
+	lease_confirm(e, hash, moved);
 	reply->verdict = VERDICT_ACK;
 	tell_instance(e, l, reply);
 	return true;
@@ -239,15 +242,14 @@ static bool on_read(struct engine *e, uint64_t hash, const struct msg *m, struct
 		return true;
 	}
 	reply->verdict = VERDICT_FREE;
-	/* "None" means: nothing of it for T_tomb at least. After an early fold nobody can say that,
-	 * so the floor is told, and the reader has to seal. */
-	bool never = tombs_get(&e->tombs, hash) == 0 && m->n == 0 &&
-		!tombs_forgot_early(&e->tombs, e->now.slow_ns);
-	reply->n = never ? 0 : free_maxn(e, hash);
+	/* Without a tombstone the answer is "none": nothing of it for T_tomb at least. After an early
+	 * fold nobody can say that, so the floor is told, and the reader has to seal. */
+	bool whole = m->n == 0 && !tombs_forgot_early(&e->tombs, e->now.slow_ns);
+	reply->n = whole ? tombs_get(&e->tombs, hash) : free_maxn(e, hash);
 	return true;
 }
 
-bool master_handle(struct engine *e, const struct msg *m, struct msg *reply)
+bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
 {
 	*reply = (struct msg){
 		.type = MSG_REPLY, .req_type = m->type, .slot = m->slot, .req = m->req};
@@ -260,7 +262,6 @@ bool master_handle(struct engine *e, const struct msg *m, struct msg *reply)
 		reply->verdict = VERDICT_RESYNC;
 		return true;
 	}
-	uint64_t hash = hash_bytes(m->key);
 	switch (m->type) {
 	case MSG_TRYLOCK:
 		return on_trylock(e, hash, m, reply);
@@ -285,7 +286,8 @@ void master_confirm(struct engine *e, const struct msg *m)
 {
 	if (e->status != NODE_ACTIVE)
 		return;
-	uint32_t ref = lease_find(e, hash_bytes(m->key), m->key);
+	uint64_t hash = hash_bytes(m->key);
+	uint32_t ref = lease_find(e, hash, m->key);
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid))
-		lease_confirm(e, ref);
+		lease_confirm(e, hash, ref);
 }

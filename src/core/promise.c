@@ -74,15 +74,7 @@ void promise_query(struct engine *e, uint8_t from, const struct msg *m)
 		.key = m->key,
 		.uid = m->uid,
 	};
-	if (from != e->cfg.self) {
-		send_node(e, from, &answer);
-		return;
-	}
-	struct msg reply;
-	if (answer.type == MSG_CONFIRM)
-		master_confirm(e, &answer);
-	else
-		(void)master_handle(e, &answer, &reply);
+	send_node(e, from, &answer);
 }
 
 static struct probe *probe_of(struct engine *e, struct lease *l, uint32_t ref)
@@ -161,5 +153,5 @@ void promise_answer(struct engine *e, unsigned from_index, const struct msg *m)
 	if (count_bits(p->good) < e->blocking)
 		return;
 	e->stats.dissolved++;
-	lease_end(e, p->lease);
+	lease_end(e, hash_bytes(lease_key(lease_at(e, p->lease))), p->lease);
 }

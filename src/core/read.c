@@ -129,9 +129,20 @@ static void read_again(struct engine *e, struct op *op)
 	op_retry_later(e, op);
 }
 
-void read_answered(struct engine *e, struct op *op)
+/* No more answers are waited for. */
+static void undecided(struct engine *e, struct op *op)
 {
 	struct ballot uid = {0};
+	if (round_best_uid(e, op, VERDICT_LIVE, &uid) >= e->majority)
+		prepare_start(e, op, GOAL_READ); /* an update is half done: finish it */
+	else if (informative(e, op) >= e->majority)
+		read_again(e, op);
+	else
+		op_finish(e, op, OUT_NOQUORUM);
+}
+
+void read_answered(struct engine *e, struct op *op)
+{
 	const struct answer *a = held_by_majority(e, op);
 	unsigned told = informative(e, op);
 	if (!round_in_window(e, op)) {
@@ -141,13 +152,8 @@ void read_answered(struct engine *e, struct op *op)
 	} else if (free_by_majority(e, op) ||
 		(op->seal_n != 0 && told >= e->majority && only_ghosts(e, op))) {
 		read_done(e, op, NULL);
-	} else if (round_best_uid(e, op, VERDICT_LIVE, &uid) >= e->majority) {
-		prepare_start(e, op, GOAL_READ);
 	} else if (round_outstanding(op) == 0) {
-		if (told >= e->majority)
-			read_again(e, op);
-		else
-			op_finish(e, op, OUT_NOQUORUM);
+		undecided(e, op);
 	} else if (told >= e->majority) {
 		uint64_t due_ns = e->now.fast_ns + 2 * e->rtt_ns; /* the rest may settle it */
 		op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
@@ -156,8 +162,5 @@ void read_answered(struct engine *e, struct op *op)
 
 void read_timer(struct engine *e, struct op *op)
 {
-	if (informative(e, op) >= e->majority)
-		read_again(e, op);
-	else
-		op_finish(e, op, OUT_NOQUORUM);
+	undecided(e, op);
 }

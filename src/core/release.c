@@ -6,7 +6,7 @@ void release_start(struct engine *e, struct op *op)
 {
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	const struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
-	bool sticky = l != NULL && (l->flags & LEASE_STICKY) &&
+	bool sticky = l != NULL && lease_is_sticky(e, l) &&
 		(!op->has_token || op->token == l->token) &&
 		bytes_eq(lease_value(l), op_value(e, op)) &&
 		count_bits(masters_reachable(e)) >= e->majority;
@@ -16,25 +16,49 @@ void release_start(struct engine *e, struct op *op)
 		prepare_start(e, op, GOAL_RELEASE);
 }
 
-static void send_round(struct engine *e, struct op *op)
-{
-	struct msg m = {.type = MSG_RELEASE, .uid = op->uid, .b = op->b};
-	op->t0_ns = e->now.fast_ns;
-	round_begin(e, op, &m, masters_reachable(e));
-	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
-}
-
 void release_send(struct engine *e, struct op *op, struct ballot uid, struct version guard)
 {
+	/* Once UNKNOWN is said, the holder may take its lock up again by value (EXTEND, IDEMPOTENT), so
+	 * nothing of this may land later: a message lives for T_msg = T_att, and the answer waits for
+	 * that. */
+	uint64_t landed_ns = e->now.fast_ns + more_drift(e, e->attempt_ns) + NS_PER_MS;
+	if (landed_ns > op->deadline_ns) {
+		if (op->kind == OP_LAG)
+			op_finish(e, op, OUT_NOQUORUM);
+		else
+			op_finish(e, op, op->was_live ? OUT_UNKNOWN : OUT_BUSY);
+		return;
+	}
 	op->state = OPS_RELEASE;
 	op->uid = uid;
 	op->b = guard;
-	send_round(e, op);
+	op->t0_ns = e->now.fast_ns;
+	struct msg m = {.type = MSG_RELEASE, .uid = uid, .b = guard};
+	round_begin(e, op, &m, masters_reachable(e));
+	round_self(e, op, &m, landed_ns);
 }
 
-void release_done(struct engine *e, struct op *op, unsigned acks)
+/* The guard of a master that is promised to a rival stands against the RELEASE, but with a majority
+ * sealed nothing can be done with its copy any more. */
+static void release_leftovers(struct engine *e, struct op *op)
+{
+	uint16_t mask = 0;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++)
+		if (op->answers[i].verdict == VERDICT_PROMISED)
+			mask |= (uint16_t)(1u << i);
+	if (mask == 0)
+		return;
+	struct msg m = {.type = MSG_RELEASE, .slot = op->slot, .key = op_key(e, op), .uid = op->uid};
+	struct msg reply;
+	send_masters(e, mask, &m);
+	if (e->self_index != NO_MASTER && (mask & (1u << e->self_index)))
+		(void)master_handle(e, op->hash, &m, &reply);
+}
+
+static void released(struct engine *e, struct op *op, unsigned acks)
 {
 	round_rtt(e, op);
+	release_leftovers(e, op);
 	enum outcome outcome = op->was_live || op->kind == OP_LAG ? OUT_OK : OUT_NOTFOUND;
 	e->stats.released += outcome == OUT_OK && op->kind != OP_LAG;
 	struct result *r = op_reply(e, op, outcome);
@@ -45,24 +69,9 @@ void release_done(struct engine *e, struct op *op, unsigned acks)
 	op_free(e, op);
 }
 
-/* The client hears UNKNOWN now; what is left of the lock on silent masters is hunted until the
- * lease is over anyway. */
 static void unknown(struct engine *e, struct op *op)
 {
-	if (op->kind == OP_LAG) {
-		op_finish(e, op, OUT_NOQUORUM);
-		return;
-	}
-	if (e->zombies >= e->cfg.max_ops / 4) {
-		op_finish(e, op, OUT_UNKNOWN);
-		return;
-	}
-	(void)op_reply(e, op, OUT_UNKNOWN);
-	op->orphan = true;
-	op->state = OPS_RELEASE_AGAIN;
-	op->deadline_ns = e->now.fast_ns + more_drift(e, e->cfg.max_lease_ms * NS_PER_MS);
-	e->zombies++;
-	op_timer(e, op, e->now.fast_ns + e->attempt_ns);
+	op_finish(e, op, op->kind == OP_LAG ? OUT_NOQUORUM : OUT_UNKNOWN);
 }
 
 void release_answered(struct engine *e, struct op *op)
@@ -71,13 +80,8 @@ void release_answered(struct engine *e, struct op *op)
 	for (unsigned i = 0; i < e->cfg.n_masters; i++)
 		if (op->answers[i].verdict == VERDICT_ACK && (op->answers[i].flags & MSG_WAS_LIVE))
 			op->was_live = true;
-	if (op->state == OPS_RELEASE_AGAIN) {
-		if (acks >= e->majority)
-			op_free(e, op);
-		return;
-	}
 	if (acks >= e->majority && round_in_window(e, op)) {
-		release_done(e, op, acks);
+		released(e, op, acks);
 		return;
 	}
 	if (acks + round_outstanding(op) >= e->majority)
@@ -96,12 +100,5 @@ void release_answered(struct engine *e, struct op *op)
 
 void release_timer(struct engine *e, struct op *op)
 {
-	if (op->state == OPS_RELEASE)
-		unknown(e, op);
-	else if (e->now.fast_ns >= op->deadline_ns)
-		op_free(e, op);
-	else if (count_bits(masters_reachable(e)) == 0)
-		op_timer(e, op, e->now.fast_ns + e->attempt_ns);
-	else
-		send_round(e, op);
+	unknown(e, op);
 }

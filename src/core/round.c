@@ -85,8 +85,6 @@ void op_free(struct engine *e, struct op *op)
 	line_leave(e, op);
 	wheel_remove(&e->op_wheel, op->index + 1);
 	block_dispose(e, op->block, op_block_bytes(op));
-	if (op->state == OPS_RELEASE_AGAIN)
-		e->zombies--;
 	op->state = OPS_FREE;
 	op->round = (op->round + 1) & ROUND_MASK;
 	e->ops_used--;
@@ -108,8 +106,9 @@ struct result *op_reply(struct engine *e, struct op *op, enum outcome outcome)
 		.quorum = e->majority,
 		.masters = e->cfg.n_masters,
 		.sent = op->sent,
-		.answered = (uint8_t)(op->sent ? count_bits(op->answered)
-					       : count_bits(masters_reachable(e))),
+		.answered = (uint8_t)(!op->sent ? count_bits(masters_reachable(e))
+			: op->heard != 0 ? op->heard
+					 : count_bits(op->answered)),
 	};
 	if (outcome == OUT_NOQUORUM)
 		e->stats.no_quorum++;
@@ -192,7 +191,7 @@ void round_begin(struct engine *e, struct op *op, struct msg *m, uint16_t mask)
 	op->sent = true;
 	m->slot = op->slot;
 	m->key = op_key(e, op);
-	m->req = (uint64_t)op->round << 32 | op->index;
+	m->req = (uint64_t)op->round << 32 | (op->index + 1); /* 0 would mean: no reply wanted */
 	send_masters(e, mask, m);
 }
 
@@ -201,7 +200,7 @@ void round_self(struct engine *e, struct op *op, const struct msg *m, uint64_t d
 	uint32_t round = op->round;
 	struct msg reply;
 	if (e->self_index != NO_MASTER && (op->asked & (1u << e->self_index)) &&
-		master_handle(e, m, &reply))
+		master_handle(e, op->hash, m, &reply))
 		round_answer(e, e->self_index, &reply);
 	/* The local answer may have decided it: every end or new beginning counts the round up. */
 	if (op->round == round)
@@ -240,9 +239,9 @@ static bool keep_answer(struct engine *e, struct answer *a, const struct msg *m)
 void round_answer(struct engine *e, unsigned from_index, const struct msg *m)
 {
 	uint32_t index = (uint32_t)m->req;
-	if (index >= e->ops_touched)
+	if (index == 0 || index > e->ops_touched)
 		return;
-	struct op *op = op_at(e, index);
+	struct op *op = op_at(e, index - 1);
 	uint16_t bit = (uint16_t)(1u << from_index);
 	if (op->state == OPS_FREE || op->round != (uint32_t)(m->req >> 32) || !(op->asked & bit) ||
 		(op->answered & bit))
@@ -264,7 +263,6 @@ void round_answer(struct engine *e, unsigned from_index, const struct msg *m)
 		accept_answered(e, op);
 		break;
 	case OPS_RELEASE:
-	case OPS_RELEASE_AGAIN:
 		release_answered(e, op);
 		break;
 	case OPS_READ:
@@ -367,7 +365,6 @@ static void timer_due(struct engine *e, struct op *op)
 		prepare_timeout(e, op);
 		break;
 	case OPS_RELEASE:
-	case OPS_RELEASE_AGAIN:
 		release_timer(e, op);
 		break;
 	case OPS_READ:

@@ -8,8 +8,8 @@ static void goal_failed(struct engine *e, struct op *op, enum outcome outcome)
 		lock_adopted(e, op, outcome);
 	else if (op->kind == OP_READ_QUORUM)
 		op_finish(e, op, OUT_NOQUORUM);
-	else
-		op_finish(e, op, op->maybe ? OUT_UNKNOWN : outcome);
+	else /* something of ours may have changed: then nothing else may be claimed */
+		op_finish(e, op, op->maybe || op->was_live ? OUT_UNKNOWN : outcome);
 }
 
 static bool token_matches(const struct op *op, uint64_t token)
@@ -24,10 +24,14 @@ static struct bytes answer_value(const struct engine *e, const struct answer *a)
 }
 
 static void accept_start(struct engine *e, struct op *op, enum accept_kind kind, struct bytes value,
-	uint64_t op_id)
+	uint64_t op_id, uint64_t base_op)
 {
 	op->state = OPS_ACCEPT;
 	op->accept = (uint8_t)kind;
+	if (kind == ACCEPT_NEW && !op->maybe) {
+		op->base_op = base_op;
+		op->base_uid = op->uid;
+	}
 	if (kind != ACCEPT_IDENTITY)
 		op->maybe = true;
 	struct msg m = {
@@ -49,7 +53,7 @@ void update_start(struct engine *e, struct op *op)
 	op->op_id = prng_next(&e->prng) | 1;
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
-	bool sticky = l != NULL && (l->flags & LEASE_STICKY) && token_matches(op, l->token) &&
+	bool sticky = l != NULL && lease_is_sticky(e, l) && token_matches(op, l->token) &&
 		bytes_eq(lease_value(l), op_value(e, op)) &&
 		count_bits(masters_reachable(e)) >= e->majority;
 	if (!sticky) {
@@ -63,7 +67,9 @@ void update_start(struct engine *e, struct op *op)
 	op->b = lease_pb(e, l);
 	op->b.seq++;
 	op->t0_ns = e->now.fast_ns;
-	accept_start(e, op, ACCEPT_NEW, op_new_value(e, op), op->op_id);
+	uint64_t base_op =
+		l->side == 0 ? 0 : ((const struct side *)arena_at(&e->arena, l->side))->last_op;
+	accept_start(e, op, ACCEPT_NEW, op_new_value(e, op), op->op_id, base_op);
 }
 
 void prepare_start(struct engine *e, struct op *op, enum prepare_goal goal)
@@ -105,7 +111,7 @@ static const struct answer *highest_promise(const struct engine *e, const struct
 static void mismatch(struct engine *e, struct op *op, const struct answer *a, unsigned same)
 {
 	if (same < e->majority)
-		accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id);
+		accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id, 0);
 	else
 		goal_failed(e, op, OUT_NOTOWNER);
 }
@@ -116,10 +122,15 @@ static void prepared_update(struct engine *e, struct op *op, const struct answer
 	bool token_ok = token_matches(op, a->uid.n);
 	bool mine = op->maybe && a->op_id == op->op_id;
 	bool repeated = op->has_token && token_ok && bytes_eq(value, op_new_value(e, op));
+	/* Once an ACCEPT of ours was out, it may have taken effect and been overwritten, with the very
+	 * value it began from: only the unchanged record says that it has not. */
+	bool unchanged = a->op_id == op->base_op && ballot_eq(a->uid, op->base_uid);
 	if (mine || (repeated && !bytes_eq(value, op_value(e, op))))
-		accept_start(e, op, ACCEPT_OWN, value, a->op_id);
+		accept_start(e, op, ACCEPT_OWN, value, a->op_id, 0);
+	else if (op->maybe && !unchanged)
+		goal_failed(e, op, OUT_UNKNOWN);
 	else if (token_ok && bytes_eq(value, op_value(e, op)))
-		accept_start(e, op, ACCEPT_NEW, op_new_value(e, op), op->op_id);
+		accept_start(e, op, ACCEPT_NEW, op_new_value(e, op), op->op_id, a->op_id);
 	else
 		mismatch(e, op, a, same);
 }
@@ -138,13 +149,13 @@ static void prepared(struct engine *e, struct op *op, struct ballot uid)
 		if (!token_matches(op, uid.n) || !bytes_eq(answer_value(e, a), op_value(e, op)))
 			mismatch(e, op, a, same);
 		else if (same < e->majority)
-			accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id);
+			accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id, 0);
 		else
 			release_send(e, op, uid, op->b);
 		break;
 	case GOAL_EXTEND:
 	case GOAL_READ:
-		accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id);
+		accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id, 0);
 		break;
 	}
 }
@@ -161,7 +172,7 @@ static void absent(struct engine *e, struct op *op)
 	if (op->goal == GOAL_READ)
 		op_retry_later(e, op);
 	else if (op->goal == GOAL_RELEASE && op->was_live)
-		release_done(e, op, round_count(e, op, VERDICT_ABSENT));
+		release_send(e, op, op->uid, op->b); /* gone, but a majority has to be sealed too */
 	else
 		goal_failed(e, op, OUT_NOTFOUND);
 }
@@ -171,7 +182,8 @@ static void round_lost(struct engine *e, struct op *op)
 {
 	merge_higher(e, op);
 	bool contended = round_count(e, op, VERDICT_HIGHER) + round_count(e, op, VERDICT_BUSY) > 0 ||
-		round_count(e, op, VERDICT_PROMISE) > 0;
+		(round_count(e, op, VERDICT_PROMISE) > 0 &&
+			count_bits(op->answered) == e->cfg.n_masters);
 	if (round_count(e, op, VERDICT_ABSENT) >= e->blocking)
 		absent(e, op);
 	else if (round_count(e, op, VERDICT_LIMIT) >= e->blocking)

@@ -130,6 +130,7 @@ static void test_options_times_take_units(void **state)
 	assert_int_equal(cfg.max_lease_ms, 1500);
 	assert_int_equal(cfg.attempt_ms, 250);
 	assert_int_equal(cfg.op_timeout_ms, 3000);
+	assert_int_not_equal(load("--attempt-time 1500 --op-timeout 2999"), 0);
 	assert_int_equal(load("--attempt-time 250"), 0);
 	assert_int_equal(cfg.op_timeout_ms, 500);
 	assert_refused("--max-lease 0", "must be between 1 and 86400000 ms");
