@@ -6,7 +6,7 @@
 
 /* Where each part lies inside the memory handed over. */
 struct layout {
-	size_t ops, lines, line_map, aborted_map, leases, tombs, arena, end;
+	size_t ops, lines, line_map, aborted_map, leases, names, tombs, arena, end;
 	size_t op_stride;
 };
 
@@ -32,6 +32,7 @@ static void lay_out(const struct engine_config *cfg, struct layout *l)
 	l->line_map = take(&at, map_memory_bytes(cfg->max_ops));
 	l->aborted_map = take(&at, map_memory_bytes(ABORTED_MAX));
 	l->leases = take(&at, map_memory_bytes(cfg->max_leases));
+	l->names = take(&at, map_memory_bytes(cfg->max_leases + NAMES_IDLE_MAX));
 	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots));
 	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest key
 	 * and values; who uses more meets LIMIT. */
@@ -98,6 +99,7 @@ struct engine *engine_init(const struct engine_config *cfg, const struct engine_
 	e->ops = base + l.ops;
 	arena_init(&e->arena, base + l.arena, l.end - l.arena);
 	map_init(&e->leases, base + l.leases, cfg->max_leases);
+	map_init(&e->names, base + l.names, cfg->max_leases + NAMES_IDLE_MAX);
 	wheel_init(&e->lease_wheel, e->arena.base, ARENA_UNIT, offsetof(struct lease, wheel),
 		now->slow_ns);
 	wheel_init(&e->op_wheel, e->ops - e->op_stride, e->op_stride, 0, now->fast_ns);
@@ -301,6 +303,7 @@ void engine_step(struct engine *e, const struct engine_time *now, const struct e
 	case EV_TICK:
 		tombs_tick(&e->tombs, now->slow_ns);
 		aborted_tick(e);
+		names_tick(e);
 		ops_tick(e);
 		leases_tick(e);
 		break;

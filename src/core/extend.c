@@ -13,6 +13,7 @@ void extend_start(struct engine *e, struct op *op)
 	}
 	op->state = OPS_EXTEND;
 	op->t0_ns = e->now.fast_ns;
+	op->t0_slow_ns = e->now.slow_ns;
 	struct msg m = {
 		.type = MSG_EXTEND,
 		.lease_ms = op->ttl_ms,
@@ -30,8 +31,10 @@ static void extended(struct engine *e, struct op *op, struct ballot uid, unsigne
 	e->stats.extended++;
 	struct result *r = op_reply(e, op, OUT_OK);
 	r->token = uid.n;
-	/* Counted from the request, which came before this round began. */
-	r->valid_ms = lease_holder_ns(e, op->ttl_ms * NS_PER_MS) / NS_PER_MS;
+	/* Counted from the request; an adoption may have waited in line before this round began. */
+	uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
+	uint64_t waited_ns = less_drift(e, op->t0_slow_ns - op->asked_slow_ns);
+	r->valid_ms = belief_ns == 0 ? 0 : (waited_ns + belief_ns) / NS_PER_MS;
 	r->votes = r->commits = (uint8_t)acks;
 	op_free(e, op);
 }
@@ -44,8 +47,8 @@ static void refused(struct engine *e, struct op *op, enum outcome outcome)
 		op_finish(e, op, outcome);
 }
 
-/* Another value that is decided, or only seen in passing? A write that is half done must not make its
- * own holder hear NOTOWNER. */
+/* Another value that is decided, or only seen in passing? A write that is half done must not make
+ * its own holder hear NOTOWNER. */
 static bool mismatch_decided(const struct engine *e, const struct op *op)
 {
 	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
@@ -76,7 +79,7 @@ static void not_extended(struct engine *e, struct op *op, struct ballot uid, uns
 	else if (!all_in && mismatch > 0)
 		return; /* the rest decides whether there is something to heal */
 	else if (acks > 0 && acks + round_count_uid(e, op, VERDICT_MISMATCH, uid) >= e->majority &&
-		e->now.fast_ns < op->deadline_ns)
+		 e->now.fast_ns < op->deadline_ns)
 		prepare_start(e, op, GOAL_EXTEND); /* an update half done stands in the way */
 	else if (absent + other >= e->blocking)
 		refused(e, op, OUT_NOTOWNER);

@@ -20,6 +20,8 @@ enum {
 	ABORTED_MAX = 65536,   /* aborted attempts remembered for QUERY */
 	LIMBO_MAX = 512,       /* blocks whose views may still be in effects */
 	STEP_BLOCKS = 96,      /* room kept for the blocks a batch of actions disposes of */
+	NAMES_IDLE_MAX = 1024, /* names without an entry that are kept */
+	NAMES_SWEEP = 16,      /* and how many of the others go at a time */
 	EXPIRY_BATCH = 16,     /* entries whose end is looked at together */
 	STEP_EFFECTS = 40,     /* room kept for the effects of a batch of actions */
 	BACKOFF_CAP_MS = 50,
@@ -36,9 +38,10 @@ enum lease_flag {
 	                             * write is known: update and release by value take one round */
 	LEASE_ASKED = 1 << 2,       /* promise: its coordinator was asked once already */
 	LEASE_HIDDEN = 1 << 3,      /* a probe key of LAG */
+	LEASE_DOUBTED = 1 << 4,     /* a RELEASE was refused here: is it still held elsewhere? */
 };
 
-/* A live entry: one cache line, then key, value and client name. */
+/* A live entry: one cache line, then key and value. */
 struct lease {
 	uint64_t token; /* uid.n */
 	uint64_t cid;   /* uid.cid */
@@ -46,26 +49,25 @@ struct lease {
 	uint64_t end_ns;   /* slow clock */
 	uint64_t since_ns; /* slow clock */
 	struct wheel_link wheel;
-	uint32_t side;  /* struct side, or 0: vb = pb = (token, cid, 0) */
-	uint32_t probe; /* index + 1 of a running probe of a promise, or 0 */
+	uint32_t side; /* struct side, or 0: vb = pb = (token, cid, 0), no probe */
+	uint32_t name; /* of the client: names.c, or 0 */
 	uint16_t key_bytes;
 	uint16_t value_bytes;
-	uint8_t name_bytes;
 	uint8_t flags;
 	uint8_t node;
-	uint8_t unused;
-	uint8_t data[]; /* key value name */
+	uint8_t unused[2];
+	uint8_t data[]; /* key value */
 };
 _Static_assert(sizeof(struct lease) == 64, "one cache line");
 
-/* What only an update needs. */
+/* What only an update, or a promise that grows old, needs. */
 struct side {
 	struct version vb;  /* version of the value */
 	struct version pb;  /* promised ballot */
 	uint64_t pb_ns;     /* when promised, slow clock */
 	uint64_t last_op;
+	uint32_t probe; /* index + 1 of a running probe of a promise, or 0 */
 };
-_Static_assert(sizeof(struct side) == 64, "one cache line");
 
 /* ---- round.c: operations in flight ---- */
 
@@ -217,6 +219,9 @@ struct engine {
 	struct tombs tombs;
 	uint64_t n_leases, n_promises, n_hidden;
 
+	struct map names;
+	uint64_t names_idle, names_cursor;
+
 	uint8_t *ops;
 	size_t op_stride;
 	uint32_t op_free, ops_used, ops_touched;
@@ -265,11 +270,13 @@ uint64_t less_drift(const struct engine *e, uint64_t ns);  /* ns * (1 - 2 rho), 
 uint64_t more_drift(const struct engine *e, uint64_t ns);  /* ns * kappa, rounded up */
 uint64_t lease_holder_ns(const struct engine *e, uint64_t lease_ns); /* L_eff; 0 when none is left */
 
+/* ---- names.c: client names, stored once ---- */
+uint32_t name_take(struct engine *e, struct bytes name); /* 0: none, or no room */
+void name_drop(struct engine *e, uint32_t ref);
+struct bytes name_at(const struct engine *e, uint32_t ref);
+void names_tick(struct engine *e);
+
 /* ---- lease.c ---- */
-struct lease_key {
-	uint64_t hash;
-	struct bytes key;
-};
 static inline struct lease *lease_at(const struct engine *e, uint32_t ref)
 {
 	return arena_at(&e->arena, ref);
@@ -282,10 +289,6 @@ static inline struct bytes lease_value(const struct lease *l)
 {
 	return bytes_of(l->data + l->key_bytes, l->value_bytes);
 }
-static inline struct bytes lease_name(const struct lease *l)
-{
-	return bytes_of(l->data + l->key_bytes + l->value_bytes, l->name_bytes);
-}
 static inline struct ballot lease_uid(const struct lease *l)
 {
 	return (struct ballot){l->token, l->cid};
@@ -296,7 +299,12 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key);
 uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m);
 /* The entry is over (released, aborted, expired): tombstone, wake whoever waits. */
 void lease_end(struct engine *e, uint64_t hash, uint32_t ref);
+/* A promise is given up by who asked for it. Nobody is woken: those in line did not wait for it, and
+ * two who woke each other with their own failures would never rest. */
+void lease_withdraw(struct engine *e, uint64_t hash, uint32_t ref);
 void lease_confirm(struct engine *e, uint64_t hash, uint32_t ref);
+/* Ask the fellow masters after T_promise, as of a promise, whether anybody can still hold it. */
+void lease_doubt(struct engine *e, uint32_t ref);
 /* Put another value; returns the entry's (possibly new) reference, 0: no room, nothing changed. */
 uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct bytes value);
 struct version lease_vb(const struct engine *e, const struct lease *l);

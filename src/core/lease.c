@@ -9,7 +9,7 @@ uint16_t slot_of(const struct engine *e, uint64_t hash)
 
 static size_t block_bytes(const struct lease *l)
 {
-	return sizeof *l + l->key_bytes + l->value_bytes + l->name_bytes;
+	return sizeof *l + l->key_bytes + l->value_bytes;
 }
 
 static struct map_slot *find_slot(const struct engine *e, uint64_t hash, struct bytes key)
@@ -58,7 +58,7 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 {
 	if (e->leases.count >= e->cfg.max_leases)
 		return 0;
-	size_t bytes = sizeof(struct lease) + m->key.len + m->value.len + m->name.len;
+	size_t bytes = sizeof(struct lease) + m->key.len + m->value.len;
 	uint32_t ref = arena_alloc(&e->arena, bytes);
 	if (ref == 0)
 		return 0;
@@ -76,17 +76,16 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 		.since_ns = e->now.slow_ns,
 		.key_bytes = (uint16_t)m->key.len,
 		.value_bytes = (uint16_t)m->value.len,
-		.name_bytes = (uint8_t)m->name.len,
+		.name = name_take(e, m->name),
 		.flags = LEASE_UNCONFIRMED,
 		.node = m->node,
 	};
-	if (m->key.len >= PROBE_PREFIX_BYTES && memcmp(m->key.p, PROBE_PREFIX, PROBE_PREFIX_BYTES) == 0)
+	if (m->key.len >= PROBE_PREFIX_BYTES &&
+		memcmp(m->key.p, PROBE_PREFIX, PROBE_PREFIX_BYTES) == 0)
 		l->flags |= LEASE_HIDDEN;
 	memcpy(l->data, m->key.p, m->key.len);
 	if (m->value.len > 0)
 		memcpy(l->data + m->key.len, m->value.p, m->value.len);
-	if (m->name.len > 0)
-		memcpy(l->data + m->key.len + m->value.len, m->name.p, m->name.len);
 	count_lease(e, l, 1);
 	/* A promise is looked at after T_promise; the wheel is re-armed lazily to the end. */
 	uint64_t ask_ns = e->now.slow_ns + e->promise_ns;
@@ -94,7 +93,7 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 	return ref;
 }
 
-void lease_end(struct engine *e, uint64_t hash, uint32_t ref)
+static void end(struct engine *e, uint64_t hash, uint32_t ref, bool wake)
 {
 	struct lease *l = lease_at(e, ref);
 	struct map_slot *s = slot_of_ref(e, hash, ref);
@@ -105,14 +104,27 @@ void lease_end(struct engine *e, uint64_t hash, uint32_t ref)
 	count_lease(e, l, -1);
 	if (l->side != 0)
 		block_dispose(e, l->side, sizeof(struct side));
-	line_wake_ended(e, hash, lease_key(l));
+	name_drop(e, l->name);
+	if (wake)
+		line_wake_ended(e, hash, lease_key(l));
 	block_dispose(e, ref, block_bytes(l));
+}
+
+void lease_end(struct engine *e, uint64_t hash, uint32_t ref)
+{
+	end(e, hash, ref, true);
+}
+
+void lease_withdraw(struct engine *e, uint64_t hash, uint32_t ref)
+{
+	end(e, hash, ref, false);
 }
 
 void lease_confirm(struct engine *e, uint64_t hash, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
 	promise_drop_answers(e, l);
+	l->flags &= (uint8_t)~LEASE_DOUBTED;
 	if (!(l->flags & LEASE_UNCONFIRMED))
 		return;
 	count_lease(e, l, -1);
@@ -121,10 +133,21 @@ void lease_confirm(struct engine *e, uint64_t hash, uint32_t ref)
 	line_wake_held(e, hash, lease_key(l));
 }
 
+void lease_doubt(struct engine *e, uint32_t ref)
+{
+	struct lease *l = lease_at(e, ref);
+	if (l->flags & (LEASE_UNCONFIRMED | LEASE_DOUBTED))
+		return;
+	l->flags |= LEASE_DOUBTED;
+	uint64_t ask_ns = e->now.slow_ns + e->promise_ns;
+	wheel_remove(&e->lease_wheel, ref);
+	wheel_add(&e->lease_wheel, ref, l->end_ns < ask_ns ? l->end_ns : ask_ns);
+}
+
 uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct bytes value)
 {
 	struct lease *old = lease_at(e, ref);
-	size_t bytes = sizeof *old + old->key_bytes + value.len + old->name_bytes;
+	size_t bytes = sizeof *old + old->key_bytes + value.len;
 	uint32_t to = arena_alloc(&e->arena, bytes);
 	if (to == 0)
 		return 0;
@@ -133,14 +156,14 @@ uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct b
 	memcpy(l, old, sizeof *l + old->key_bytes);
 	if (value.len > 0)
 		memcpy(l->data + l->key_bytes, value.p, value.len);
-	memcpy(l->data + l->key_bytes + value.len, lease_name(old).p, old->name_bytes);
 	l->value_bytes = (uint16_t)value.len;
 	slot_of_ref(e, hash, ref)->value = to;
 	wheel_remove(&e->lease_wheel, ref);
 	l->wheel = (struct wheel_link){0};
 	wheel_add(&e->lease_wheel, to, l->end_ns);
-	if (l->probe != 0)
-		e->probes[l->probe - 1].lease = to;
+	const struct side *side = l->side == 0 ? NULL : arena_at(&e->arena, l->side);
+	if (side != NULL && side->probe != 0)
+		e->probes[side->probe - 1].lease = to;
 	block_dispose(e, ref, block_bytes(old));
 	return to;
 }
@@ -202,12 +225,14 @@ static void lease_due(struct engine *e, uint32_t ref)
 	}
 	uint64_t next_ns = l->end_ns;
 	bool old = e->now.slow_ns - l->since_ns >= e->promise_ns;
-	if (l->flags & LEASE_UNCONFIRMED) {
-		uint64_t ask_ns = old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;
+	bool asks = (l->flags & (LEASE_UNCONFIRMED | LEASE_DOUBTED)) != 0;
+	if (asks) {
+		uint64_t ask_ns =
+			old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;
 		next_ns = ask_ns < next_ns ? ask_ns : next_ns;
 	}
 	wheel_add(&e->lease_wheel, ref, next_ns);
-	if ((l->flags & LEASE_UNCONFIRMED) && old)
+	if (asks && old)
 		promise_due(e, ref);
 }
 

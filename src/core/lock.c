@@ -93,7 +93,7 @@ static void park(struct engine *e, struct op *op, uint64_t look_again_ns)
 void lock_next_in_line(struct engine *e, struct op *next, const struct op *left)
 {
 	next->state = OPS_LOCK_PARKED;
-	if (left->quorum_seen != 0 && !left->orphan) {
+	if (left->quorum_seen != 0 && !next->idempotent) {
 		next->refusal = OUT_HELD; /* known without trying */
 		park(e, next, left->ttl_ms * NS_PER_MS);
 	} else {
@@ -148,27 +148,6 @@ static void tell_confirm(struct engine *e, const struct op *op)
 		lease_at(e, ref)->flags |= LEASE_STICKY;
 }
 
-static void grant(struct engine *e, struct op *op, unsigned votes)
-{
-	try_list_remove(e, op);
-	round_rtt(e, op);
-	tell_confirm(e, op);
-	op->quorum_seen = (uint8_t)votes;
-	if (op->kind == OP_LAG || op->orphan) { /* nobody is there to hold it */
-		release_send(e, op, op->uid, (struct version){0});
-		return;
-	}
-	e->stats.granted++;
-	struct result *r = op_reply(e, op, OUT_OK);
-	uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
-	/* Belief counts from the client's request; the wait here is a lower bound of that. */
-	uint64_t waited_ns = less_drift(e, op->t0_slow_ns - op->asked_slow_ns);
-	r->token = op->uid.n;
-	r->valid_ms = belief_ns == 0 ? 0 : (waited_ns + belief_ns) / NS_PER_MS;
-	r->votes = r->commits = (uint8_t)votes;
-	op_free(e, op);
-}
-
 /* Tell the masters that may have granted @uid that it is not wanted. */
 static void abort_attempt(struct engine *e, struct op *op, struct ballot uid, uint16_t mask)
 {
@@ -183,11 +162,6 @@ static void abort_attempt(struct engine *e, struct op *op, struct ballot uid, ui
 		(void)master_handle(e, op->hash, &m, &reply);
 }
 
-static bool is_refusal(uint8_t verdict)
-{
-	return verdict == VERDICT_HELD || verdict == VERDICT_STALE || verdict == VERDICT_SHADOW;
-}
-
 /* Masters that acknowledged or are silent. */
 static uint16_t may_hold(const struct engine *e, const struct op *op)
 {
@@ -198,11 +172,46 @@ static uint16_t may_hold(const struct engine *e, const struct op *op)
 	return mask;
 }
 
+static void grant(struct engine *e, struct op *op, unsigned votes)
+{
+	try_list_remove(e, op);
+	round_rtt(e, op);
+	if (op->orphan) {
+		/* Nobody is there to hold it. No RELEASE: its client may be asking for this very
+		 * attempt at another node (IDEMPOTENT), and what an EXTEND has adopted an ABORT
+		 * spares. */
+		abort_attempt(e, op, op->uid, may_hold(e, op));
+		op_free(e, op);
+		return;
+	}
+	tell_confirm(e, op);
+	op->quorum_seen = (uint8_t)votes;
+	if (op->kind == OP_LAG) {
+		release_send(e, op, op->uid, (struct version){0});
+		return;
+	}
+	e->stats.granted++;
+	struct result *r = op_reply(e, op, OUT_OK);
+	uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
+	/* Belief counts from the client's request; the wait here is a lower bound of that. */
+	uint64_t waited_ns = less_drift(e, op->t0_slow_ns - op->asked_slow_ns);
+	r->token = op->uid.n;
+	r->valid_ms = belief_ns == 0 ? 0 : (waited_ns + belief_ns) / NS_PER_MS;
+	r->votes = r->commits = (uint8_t)votes;
+	op_free(e, op);
+}
+
+static bool is_refusal(uint8_t verdict)
+{
+	return verdict == VERDICT_HELD || verdict == VERDICT_STALE || verdict == VERDICT_SHADOW;
+}
+
 struct failure {
 	unsigned refused, held_confirmed, limit;
 	bool stale;
 	bool promised_to_one; /* one instance, confirmed or not, on a majority */
-	bool held_by_one; /* one confirmed instance on a blocking set */
+	bool in_the_way;      /* one instance leaves no majority of those that were asked */
+	bool held_by_one;     /* one confirmed instance on a blocking set */
 	uint64_t remaining_ns;
 };
 
@@ -230,6 +239,7 @@ static struct failure explain(struct engine *e, const struct op *op)
 	}
 	f.held_by_one = confirmed && best >= e->blocking;
 	f.promised_to_one = best >= e->majority;
+	f.in_the_way = best > 0 && count_bits(op->asked) - best < e->majority;
 	return f;
 }
 
@@ -262,17 +272,23 @@ static void give_up(struct engine *e, struct op *op, enum outcome outcome)
 static bool ended_meanwhile(struct engine *e, const struct op *op)
 {
 	return e->self_index != NO_MASTER && op->answers[e->self_index].verdict == VERDICT_HELD &&
-		lease_find(e, op->hash, op_key(e, op)) == 0;
+	       lease_find(e, op->hash, op_key(e, op)) == 0;
+}
+
+/* The end may have come here before it came to the others. */
+static bool free_here(const struct engine *e, const struct op *op)
+{
+	return e->self_index != NO_MASTER && op->answers[e->self_index].verdict == VERDICT_ACK;
 }
 
 static void held(struct engine *e, struct op *op, const struct failure *f)
 {
-	if (op->idempotent) {
+	if (op->idempotent && e->now.fast_ns < op->deadline_ns) {
 		op->adopting = true;
 		extend_start(e, op);
 	} else if (!op->wait || e->now.fast_ns >= wait_until_ns(e, op)) {
 		give_up(e, op, OUT_HELD);
-	} else if (ended_meanwhile(e, op)) {
+	} else if (ended_meanwhile(e, op) || (free_here(e, op) && op->attempts < 3)) {
 		op->state = OPS_LOCK_BACKOFF;
 		op_retry_later(e, op);
 	} else {
@@ -309,7 +325,8 @@ static void failed(struct engine *e, struct op *op)
 	}
 	struct failure f = explain(e, op);
 	op->heard = (uint8_t)count_bits(op->answered);
-	bool cut_short = e->now.fast_ns - op->t0_ns < lock_window_ns(e, op) && round_outstanding(op) > 0;
+	bool cut_short =
+		e->now.fast_ns - op->t0_ns < lock_window_ns(e, op) && round_outstanding(op) > 0;
 	if (f.held_confirmed >= e->blocking)
 		op->refusal = OUT_HELD;
 	else if (f.refused >= e->blocking)
@@ -317,9 +334,11 @@ static void failed(struct engine *e, struct op *op)
 	else if (!cut_short) /* by the end of the operation: then the attempt before knows better */
 		op->refusal = OUT_NOQUORUM;
 
-	/* A promise on a majority is as good as held for who would adopt it, and for who has time. */
+	/* A promise on a majority is as good as held for who would adopt it, and for who has time.
+	 */
 	bool has_time = op->wait && op->attempts > 3 && e->now.fast_ns < wait_until_ns(e, op);
-	bool settled = f.held_by_one || (f.promised_to_one && (op->idempotent || has_time));
+	bool settled = f.held_by_one || (f.promised_to_one && op->idempotent) ||
+		       (f.in_the_way && has_time);
 	if (f.limit >= e->blocking || settled || e->now.fast_ns >= op->deadline_ns) {
 		abort_attempt(e, op, op->uid, may_hold(e, op));
 		op->prev = (struct ballot){0};
@@ -340,8 +359,8 @@ void lock_answered(struct engine *e, struct op *op)
 	unsigned outstanding = round_outstanding(op);
 	unsigned refused = count_bits(op->answered) - votes;
 	bool in_window = e->now.fast_ns - op->t0_ns < lock_window_ns(e, op);
-	/* Where masters are unreachable, one refusal makes a majority impossible: the others are still
-	 * heard, for it takes a blocking set to say why. */
+	/* Where masters are unreachable, one refusal makes a majority impossible: the others are
+	 * still heard, for it takes a blocking set to say why. */
 	if (votes >= e->majority && in_window)
 		grant(e, op, votes);
 	else if (!in_window || outstanding == 0 || refused >= e->blocking)
@@ -371,7 +390,7 @@ void lock_timer(struct engine *e, struct op *op)
 void lock_cancel(struct engine *e, struct op *op)
 {
 	bool idle = op->state == OPS_LOCK_PARKED || op->state == OPS_LOCK_QUEUED ||
-		op->state == OPS_LOCK_BACKOFF;
+		    op->state == OPS_LOCK_BACKOFF;
 	if (!idle)
 		return;
 	if (op->prev.n != 0)
@@ -398,6 +417,7 @@ void lock_adopted(struct engine *e, struct op *op, enum outcome outcome)
 		else
 			give_up(e, op, OUT_HELD);
 	} else {
-		give_up(e, op, outcome); /* UNKNOWN: the lock of that value may have been extended */
+		give_up(e, op,
+			outcome); /* UNKNOWN: the lock of that value may have been extended */
 	}
 }

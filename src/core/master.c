@@ -23,22 +23,25 @@ static void tell_value(const struct engine *e, const struct lease *l, struct msg
 	tell_instance(e, l, reply);
 	reply->b = lease_vb(e, l);
 	reply->value = lease_value(l);
-	reply->name = lease_name(l);
+	reply->name = name_at(e, l->name);
 	reply->node = l->node;
 	reply->held_ns = e->now.slow_ns - l->since_ns;
 	reply->flags |= MSG_HAS_VALUE;
 }
 
 /* Remove the attempt that @m replaces, if it is still only a promise. */
-static uint32_t remove_previous(struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m,
-	struct msg *reply)
+static uint32_t remove_previous(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
 	struct lease *l = lease_at(e, ref);
 	if (m->prev.n == 0 || !ballot_eq(lease_uid(l), m->prev))
 		return ref;
 	if (!(l->flags & LEASE_UNCONFIRMED) && !(m->flags & MSG_PREV_RELEASED))
 		return ref;
-	lease_end(e, hash, ref);
+	if (l->flags & LEASE_UNCONFIRMED)
+		lease_withdraw(e, hash, ref);
+	else
+		lease_end(e, hash, ref);
 	reply->flags |= MSG_PREV_REMOVED;
 	return 0;
 }
@@ -83,8 +86,9 @@ static bool on_release(struct engine *e, uint64_t hash, const struct msg *m, str
 	reply->verdict = VERDICT_ACK;
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		const struct lease *l = lease_at(e, ref);
-		if (m->b.n != 0 && version_cmp(lease_pb(e, l), m->b) != 0) {
+		if (m->b.n != 0 && version_cmp(lease_pb(e, l), m->b) > 0) {
 			reply->verdict = VERDICT_PROMISED;
+			lease_doubt(e, ref);
 			return true;
 		}
 		lease_end(e, hash, ref);
@@ -102,7 +106,7 @@ static bool on_abort(struct engine *e, uint64_t hash, const struct msg *m, struc
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		/* An EXTEND by value may have adopted the attempt: then it is somebody's lock. */
 		if (lease_at(e, ref)->flags & LEASE_UNCONFIRMED) {
-			lease_end(e, hash, ref);
+			lease_withdraw(e, hash, ref);
 			reply->flags |= MSG_WAS_LIVE;
 			ref = 0;
 		} else {
@@ -115,7 +119,8 @@ static bool on_abort(struct engine *e, uint64_t hash, const struct msg *m, struc
 
 static bool extend_matches(const struct lease *l, const struct msg *m, struct msg *reply)
 {
-	if ((m->uid.n != 0 && !ballot_eq(m->uid, lease_uid(l))) || (m->n != 0 && m->n != l->token)) {
+	if ((m->uid.n != 0 && !ballot_eq(m->uid, lease_uid(l))) ||
+		(m->n != 0 && m->n != l->token)) {
 		reply->verdict = VERDICT_OTHER;
 		return false;
 	}
@@ -242,8 +247,8 @@ static bool on_read(struct engine *e, uint64_t hash, const struct msg *m, struct
 		return true;
 	}
 	reply->verdict = VERDICT_FREE;
-	/* Without a tombstone the answer is "none": nothing of it for T_tomb at least. After an early
-	 * fold nobody can say that, so the floor is told, and the reader has to seal. */
+	/* Without a tombstone the answer is "none": nothing of it for T_tomb at least. After an
+	 * early fold nobody can say that, so the floor is told, and the reader has to seal. */
 	bool whole = m->n == 0 && !tombs_forgot_early(&e->tombs, e->now.slow_ns);
 	reply->n = whole ? tombs_get(&e->tombs, hash) : free_maxn(e, hash);
 	return true;

@@ -79,12 +79,13 @@ void promise_query(struct engine *e, uint8_t from, const struct msg *m)
 
 static struct probe *probe_of(struct engine *e, struct lease *l, uint32_t ref)
 {
-	if (l->probe != 0)
-		return &e->probes[l->probe - 1];
-	if (e->probe_free == 0)
+	struct side *side = lease_side(e, l);
+	if (side != NULL && side->probe != 0)
+		return &e->probes[side->probe - 1];
+	if (side == NULL || e->probe_free == 0)
 		return NULL; /* the next T_promise comes */
-	l->probe = e->probe_free;
-	struct probe *p = &e->probes[l->probe - 1];
+	side->probe = e->probe_free;
+	struct probe *p = &e->probes[side->probe - 1];
 	e->probe_free = p->next_free;
 	p->uid = lease_uid(l);
 	p->lease = ref;
@@ -95,13 +96,14 @@ static struct probe *probe_of(struct engine *e, struct lease *l, uint32_t ref)
 
 void promise_drop_answers(struct engine *e, struct lease *l)
 {
-	if (l->probe == 0)
+	struct side *side = l->side == 0 ? NULL : arena_at(&e->arena, l->side);
+	if (side == NULL || side->probe == 0)
 		return;
-	struct probe *p = &e->probes[l->probe - 1];
+	struct probe *p = &e->probes[side->probe - 1];
 	p->lease = 0;
 	p->next_free = e->probe_free;
-	e->probe_free = l->probe;
-	l->probe = 0;
+	e->probe_free = side->probe;
+	side->probe = 0;
 }
 
 static void ask_fellows(struct engine *e, uint32_t ref)
@@ -129,6 +131,10 @@ void promise_due(struct engine *e, uint32_t ref)
 		.slot = slot_of(e, hash),
 		.key = lease_key(l),
 		.uid = lease_uid(l)};
+	if (!(l->flags & LEASE_UNCONFIRMED)) {
+		ask_fellows(e, ref); /* granted long ago: its coordinator knows no more */
+		return;
+	}
 	/* The second time round the coordinator was silent for a whole T_promise. */
 	if (l->flags & LEASE_ASKED)
 		ask_fellows(e, ref);
@@ -146,7 +152,7 @@ void promise_answer(struct engine *e, unsigned from_index, const struct msg *m)
 	if (p->lease == 0 || p->round != (uint32_t)((m->req & ~PROBE_REQ) >> 16))
 		return;
 	bool without = m->verdict == VERDICT_FREE ||
-		(m->verdict == VERDICT_LIVE && !ballot_eq(m->uid, p->uid));
+		       (m->verdict == VERDICT_LIVE && !ballot_eq(m->uid, p->uid));
 	if (!without || m->n < p->uid.n)
 		return; /* SHADOW and RESYNC say nothing; a holder settles it by holding */
 	p->good |= (uint16_t)(1u << from_index);

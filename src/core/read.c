@@ -14,7 +14,7 @@ void read_local(struct engine *e, const struct op_request *r)
 	const struct lease *l = lease_at(e, ref);
 	out->outcome = OUT_OK;
 	out->value = lease_value(l);
-	out->client = lease_name(l);
+	out->client = name_at(e, l->name);
 	out->token = l->token;
 	out->node = l->node;
 	out->remaining_ns = l->end_ns - e->now.slow_ns;

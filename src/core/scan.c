@@ -19,7 +19,7 @@ static void walk_slot(void *arg, struct map_slot slot)
 	struct scan_item item = {
 		.key = lease_key(l),
 		.value = lease_value(l),
-		.client = lease_name(l),
+		.client = name_at(w->e, l->name),
 		.token = l->token,
 		.remaining_ns = l->end_ns - w->now->slow_ns,
 		.held_ns = w->now->slow_ns - l->since_ns,
@@ -57,8 +57,9 @@ static void validate_slot(void *arg, struct map_slot slot)
 		v->promises++;
 	else
 		v->leases++;
-	if (l->probe != 0)
-		CHECK(v->e->probes[l->probe - 1].lease == (uint32_t)slot.value);
+	const struct side *side = l->side == 0 ? NULL : arena_at(&v->e->arena, l->side);
+	if (side != NULL && side->probe != 0)
+		CHECK(v->e->probes[side->probe - 1].lease == (uint32_t)slot.value);
 }
 
 static void validate_ops(const struct engine *e)

@@ -33,8 +33,8 @@ void fixture_memory_free(void *memory, size_t bytes)
 }
 
 /* The first rule that matches, or NULL. */
-static const struct fixture_rule *rule_for(const struct fixture *f, unsigned from, unsigned to,
-	const struct msg *m)
+static const struct fixture_rule *rule_for(
+	const struct fixture *f, unsigned from, unsigned to, const struct msg *m)
 {
 	bool reply = m->type == MSG_REPLY;
 	uint8_t type = reply ? m->req_type : m->type;
@@ -59,8 +59,12 @@ static void post(struct fixture *f, unsigned from, unsigned to, const struct msg
 		assert_int_equal(msg_encode(&b, m), 0);
 		struct fixture_mail *mail = &f->mail[f->mail_tail++ % MAIL_MAX];
 		assert_false(mail->used);
-		*mail = (struct fixture_mail){.from = (uint8_t)from, .to = (uint8_t)to, .used = true,
-			.delayed = rule != NULL, .bytes = b.data, .len = b.len};
+		*mail = (struct fixture_mail){.from = (uint8_t)from,
+			.to = (uint8_t)to,
+			.used = true,
+			.delayed = rule != NULL,
+			.bytes = b.data,
+			.len = b.len};
 	}
 }
 
@@ -121,10 +125,19 @@ struct fixture *fixture_new(unsigned n, void (*change)(struct engine_config *cfg
 	f->wall_us = UINT64_C(1800000000000000);
 	for (unsigned id = 1; id <= n; id++) {
 		struct engine_config *c = &f->node[id].cfg;
-		*c = (struct engine_config){.self = (uint8_t)id, .n_masters = (uint8_t)n, .slots = 64,
-			.threads = 1, .max_lease_ms = 60000, .attempt_ms = 1000, .drift_ppm = 1000,
-			.op_timeout_ms = 2000, .max_leases = 4096, .max_ops = 1024,
-			.max_waiters_per_key = 512, .cid = 0x1000 + id, .seed = id,
+		*c = (struct engine_config){.self = (uint8_t)id,
+			.n_masters = (uint8_t)n,
+			.slots = 64,
+			.threads = 1,
+			.max_lease_ms = 60000,
+			.attempt_ms = 1000,
+			.drift_ppm = 1000,
+			.op_timeout_ms = 2000,
+			.max_leases = 4096,
+			.max_ops = 1024,
+			.max_waiters_per_key = 512,
+			.cid = 0x1000 + id,
+			.seed = id,
 			.ceiling_n = BALLOT_MAX};
 		for (unsigned k = 0; k < n; k++)
 			c->masters[k] = (uint8_t)(k + 1);
@@ -259,8 +272,8 @@ void fixture_pause(struct fixture *f, unsigned id, bool paused)
 	f->node[id].paused = paused;
 }
 
-static void add_rule(struct fixture *f, unsigned from, unsigned to, enum msg_type type, bool reply,
-	bool delay)
+static void add_rule(
+	struct fixture *f, unsigned from, unsigned to, enum msg_type type, bool reply, bool delay)
 {
 	assert_true(f->n_rules < RULES_MAX);
 	f->rules[f->n_rules++] =
@@ -313,6 +326,13 @@ void fixture_cancel(struct fixture *f, unsigned id, uint64_t tag)
 	fixture_settle(f);
 }
 
+void fixture_msg(struct fixture *f, unsigned from, unsigned to, struct msg m)
+{
+	m.slot = engine_slot_of(hash_bytes(m.key), f->node[to].cfg.slots);
+	post(f, from, to, &m);
+	fixture_settle(f);
+}
+
 struct engine_stats fixture_stats(const struct fixture *f, unsigned id)
 {
 	struct engine_stats s;
@@ -332,43 +352,63 @@ uint64_t fixture_op(struct fixture *f, unsigned id, struct op_request r)
 	return r.tag;
 }
 
-uint64_t fixture_lock(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms)
+uint64_t fixture_lock(
+	struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms)
 {
-	return fixture_op(f, id, (struct op_request){.kind = OP_LOCK, .key = bytes_str(key),
-		.value = bytes_str(value), .ttl_ms = ttl_ms, .has_ttl = true});
+	return fixture_op(f, id,
+		(struct op_request){.kind = OP_LOCK,
+			.key = bytes_str(key),
+			.value = bytes_str(value),
+			.ttl_ms = ttl_ms,
+			.has_ttl = true});
 }
 
 uint64_t fixture_lock_wait(struct fixture *f, unsigned id, const char *key, const char *value,
 	uint32_t ttl_ms, uint64_t wait_ms)
 {
-	return fixture_op(f, id, (struct op_request){.kind = OP_LOCK, .key = bytes_str(key),
-		.value = bytes_str(value), .ttl_ms = ttl_ms, .has_ttl = true, .wait = true,
-		.wait_ms = wait_ms});
+	return fixture_op(f, id,
+		(struct op_request){.kind = OP_LOCK,
+			.key = bytes_str(key),
+			.value = bytes_str(value),
+			.ttl_ms = ttl_ms,
+			.has_ttl = true,
+			.wait = true,
+			.wait_ms = wait_ms});
 }
 
 uint64_t fixture_release(struct fixture *f, unsigned id, const char *key, const char *value)
 {
-	return fixture_op(f, id, (struct op_request){.kind = OP_RELEASE, .key = bytes_str(key),
-		.value = bytes_str(value)});
+	return fixture_op(f, id,
+		(struct op_request){
+			.kind = OP_RELEASE, .key = bytes_str(key), .value = bytes_str(value)});
 }
 
-uint64_t fixture_extend(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms)
+uint64_t fixture_extend(
+	struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms)
 {
-	return fixture_op(f, id, (struct op_request){.kind = OP_EXTEND, .key = bytes_str(key),
-		.value = bytes_str(value), .ttl_ms = ttl_ms, .has_ttl = true});
+	return fixture_op(f, id,
+		(struct op_request){.kind = OP_EXTEND,
+			.key = bytes_str(key),
+			.value = bytes_str(value),
+			.ttl_ms = ttl_ms,
+			.has_ttl = true});
 }
 
-uint64_t fixture_update(struct fixture *f, unsigned id, const char *key, const char *value,
-	const char *new_value)
+uint64_t fixture_update(
+	struct fixture *f, unsigned id, const char *key, const char *value, const char *new_value)
 {
-	return fixture_op(f, id, (struct op_request){.kind = OP_UPDATE, .key = bytes_str(key),
-		.value = bytes_str(value), .new_value = bytes_str(new_value)});
+	return fixture_op(f, id,
+		(struct op_request){.kind = OP_UPDATE,
+			.key = bytes_str(key),
+			.value = bytes_str(value),
+			.new_value = bytes_str(new_value)});
 }
 
 uint64_t fixture_read(struct fixture *f, unsigned id, const char *key, bool quorum)
 {
-	return fixture_op(f, id, (struct op_request){.kind = quorum ? OP_READ_QUORUM : OP_READ,
-		.key = bytes_str(key)});
+	return fixture_op(f, id,
+		(struct op_request){
+			.kind = quorum ? OP_READ_QUORUM : OP_READ, .key = bytes_str(key)});
 }
 
 const struct fixture_result *fixture_result(const struct fixture *f, uint64_t tag)

@@ -18,9 +18,9 @@ struct fixture_mail {
 /* What becomes of messages that match; 0: any. */
 struct fixture_rule {
 	uint8_t from, to;
-	uint8_t type;     /* enum msg_type; of a reply: of the request it answers */
+	uint8_t type; /* enum msg_type; of a reply: of the request it answers */
 	bool reply;
-	bool delay;       /* keep, instead of losing it */
+	bool delay; /* keep, instead of losing it */
 };
 
 struct fixture_node {
@@ -30,7 +30,7 @@ struct fixture_node {
 	struct engine_config cfg;
 	struct engine_time time;
 	bool down;
-	bool paused; /* mail waits, time goes on */
+	bool paused;        /* mail waits, time goes on */
 	unsigned ceilings;  /* FX_CEILING so far */
 	uint64_t ceiling_n; /* the last one */
 };
@@ -51,7 +51,7 @@ struct fixture {
 	void *lose_arg;
 	struct fixture_rule rules[RULES_MAX];
 	unsigned n_rules;
-	bool twice; /* the network delivers everything two times */
+	bool twice;       /* the network delivers everything two times */
 	uint64_t wall_us; /* wall clock at the beginning of the test's time */
 	struct fixture_mail mail[MAIL_MAX];
 	unsigned mail_head, mail_tail;
@@ -60,7 +60,7 @@ struct fixture {
 	unsigned n_results;
 	uint64_t next_tag;
 	uint64_t messages; /* delivered so far */
-	bool hold; /* messages stay in the queue */
+	bool hold;         /* messages stay in the queue */
 };
 
 /* Memory for an engine, and its end. */
@@ -75,7 +75,8 @@ void fixture_settle(struct fixture *f);
 bool fixture_deliver_one(struct fixture *f);
 /* Move time in small steps, ticking and settling. */
 void fixture_run_ms(struct fixture *f, uint64_t ms);
-/* Crash: memory is lost. The node is away until fixture_restart(), which puts it into quarantine. */
+/* Crash: memory is lost. The node is away until fixture_restart(), which puts it into quarantine.
+ */
 void fixture_crash(struct fixture *f, unsigned id);
 void fixture_restart(struct fixture *f, unsigned id);
 void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n);
@@ -95,17 +96,21 @@ void fixture_let_go(struct fixture *f);
 void fixture_status(struct fixture *f, unsigned id, enum node_status status);
 void fixture_ceiling(struct fixture *f, unsigned id, uint64_t n);
 void fixture_cancel(struct fixture *f, unsigned id, uint64_t tag);
+/* A message out of nowhere. */
+void fixture_msg(struct fixture *f, unsigned from, unsigned to, struct msg m);
 struct engine_stats fixture_stats(const struct fixture *f, unsigned id);
 
 /* Begin an operation at a node; returns its tag. */
 uint64_t fixture_op(struct fixture *f, unsigned id, struct op_request r);
-uint64_t fixture_lock(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms);
+uint64_t fixture_lock(
+	struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms);
 uint64_t fixture_lock_wait(struct fixture *f, unsigned id, const char *key, const char *value,
 	uint32_t ttl_ms, uint64_t wait_ms);
 uint64_t fixture_release(struct fixture *f, unsigned id, const char *key, const char *value);
-uint64_t fixture_extend(struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms);
-uint64_t fixture_update(struct fixture *f, unsigned id, const char *key, const char *value,
-	const char *new_value);
+uint64_t fixture_extend(
+	struct fixture *f, unsigned id, const char *key, const char *value, uint32_t ttl_ms);
+uint64_t fixture_update(
+	struct fixture *f, unsigned id, const char *key, const char *value, const char *new_value);
 uint64_t fixture_read(struct fixture *f, unsigned id, const char *key, bool quorum);
 /* The result of an operation; NULL: not answered yet. */
 const struct fixture_result *fixture_result(const struct fixture *f, uint64_t tag);

@@ -50,6 +50,11 @@ uint64_t engine_hlc(const struct engine *e)
 	return e->hlc;
 }
 
+void engine_stats(const struct engine *e, struct engine_stats *ret)
+{
+	*ret = (struct engine_stats){.ops = e->rounds};
+}
+
 void engine_hlc_merge(struct engine *e, uint64_t n)
 {
 	e->hlc = n > e->hlc ? n : e->hlc;

@@ -25,6 +25,7 @@ struct engine {
 	uint8_t last_from;
 	char last_key[KEY_MAX_BYTES + 1];
 	uint64_t hlc;
+	uint64_t rounds; /* in flight, as engine_stats() tells */
 	bool chatty; /* EV_MSG has the effects of a tick */
 	/* What the next ticks ask for. */
 	struct effect queue[QUEUE_MAX];

@@ -90,6 +90,7 @@ static void test_client_pending_replies_are_bounded(void **state)
 	struct wire *x = dial(0);
 	char text[64];
 	enum { N = PENDING_MAX + 50 };
+	x->s->clients->calls_max = 4 * PENDING_MAX;
 	w.defer = true;
 	for (unsigned i = 0; i < N; i++) {
 		snprintf(text, sizeof text, "SET %s%u v NX PX 1000", "key", i);
@@ -108,6 +109,57 @@ static void test_client_pending_replies_are_bounded(void **state)
 	assert_int_equal(w.n_ops, N);
 	turns(4);
 	assert_int_equal(x->link.out.len, N * 5 + 7);
+}
+
+static void test_client_gives_a_long_ring_back(void **state)
+{
+	(void)state;
+	struct wire *x = dial(0);
+	struct client_conn *conn = x->link.user;
+	char text[64];
+	w.defer = true;
+	for (unsigned i = 0; i < 600; i++) {
+		snprintf(text, sizeof text, "SET key%u v NX PX 1000", i);
+		queue(x, text);
+	}
+	feed(x);
+	turns(40);
+	assert_int_equal(conn->slots_cap, 1024);
+	for (unsigned i = w.n_ops; i-- > 0;)
+		complete(w.ops[i].key, granted);
+	turns(4);
+	assert_int_equal(x->link.out.len, 600 * 5);
+	assert_int_equal(conn->slots_cap, 0);
+	w.defer = false;
+	forget(x);
+	say(x, "SET again v NX PX 1000");
+	turns(2);
+	expect(x, "+OK\r\n");
+}
+
+static void test_client_deep_pipeline_leaves_room_for_others(void **state)
+{
+	(void)state;
+	struct wire *x = dial(0);
+	struct wire *y = dial(0);
+	char text[64];
+	enum { MANY = 400, CALLS = 300 };
+	x->s->clients->calls_max = CALLS;
+	w.defer = true;
+	for (unsigned i = 0; i < MANY; i++) {
+		snprintf(text, sizeof text, "SET key%u v NX PX 1000", i);
+		queue(x, text);
+	}
+	feed(x);
+	turns(40);
+	assert_int_equal(x->s->clients->calls_used, CALLS / 2 + 1);
+	w.defer = false;
+	say(y, with("SET $ v NX PX 1000", key_of(0, "other")));
+	expect(y, "+OK\r\n");
+	for (unsigned i = 0; i < CALLS / 2 + 1; i++)
+		complete(w.ops[i].key, granted);
+	turns(40);
+	assert_int_equal(x->link.out.len, MANY * 5);
 }
 
 static void test_client_in_flight_limit_is_told(void **state)
@@ -369,6 +421,31 @@ static void test_client_full_house_is_refused(void **state)
 	buf_fini(&one_more.out);
 }
 
+static void test_client_limit_is_of_the_node(void **state)
+{
+	(void)state;
+	_Atomic uint32_t n = 0;
+	w.sh[0].cfg.n_clients = w.sh[1].cfg.n_clients = &n;
+	struct wire *x = dial(0);
+	dial(0);
+	dial(1);
+	struct link one_more = {.serial = 9};
+	buf_init(&one_more.out, 0);
+	assert_int_equal(client_open(&w.sh[1], &one_more), -1);
+	client_close(&w.sh[1], &one_more);
+	assert_int_equal(n, 3);
+	hang_up(x);
+	turn();
+	assert_int_equal(n, 2);
+	dial(1);
+	buf_fini(&one_more.out);
+	hang_up(&w.wires[1]);
+	hang_up(&w.wires[2]);
+	hang_up(&w.wires[3]);
+	turn();
+	assert_int_equal(n, 0);
+}
+
 static void test_client_drain_answers_and_closes(void **state)
 {
 	(void)state;
@@ -377,13 +454,15 @@ static void test_client_drain_answers_and_closes(void **state)
 	const char *lock = key_of(0, "lock");
 	w.defer = true;
 	queue(x, with("WAITFOR $ 1000", key_of(0, "wait")));
+	queue(x, with("LOCK $ v 10 WAIT 1000", key_of(0, "line")));
 	queue(x, with("LOCK $ v 10", lock));
 	feed(x);
 	w.sh[0].draining = true;
 	assert_false(clients_drain(&w.sh[0]));
 	assert_true(idle->close_wanted && idle->flushed);
-	assert_int_equal(w.cancelled, 1);
-	expect(x, "-NOTREADY this node is shutting down; use another\r\n");
+	assert_int_equal(w.cancelled, 2);
+	expect(x, "-NOTREADY this node is shutting down; use another\r\n"
+		  "-NOTREADY this node is shutting down; use another\r\n");
 	say(x, "PING");
 	complete(lock, granted);
 	expect_has(x, "valid-ms");
@@ -392,6 +471,20 @@ static void test_client_drain_answers_and_closes(void **state)
 	assert_true(x->close_wanted);
 	turn();
 	assert_true(clients_drain(&w.sh[0]));
+}
+
+static void test_client_drain_waits_for_no_slow_reader(void **state)
+{
+	(void)state;
+	struct wire *x = dial(0);
+	w.sh[0].cfg.output_soft_bytes = 10;
+	say(x, "PING");
+	say(x, "PING");
+	say(x, "PING");
+	assert_true(x->link.paused);
+	w.sh[0].draining = true;
+	assert_false(clients_drain(&w.sh[0]));
+	assert_true(x->close_wanted && x->flushed);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
@@ -403,6 +496,8 @@ int main(void)
 		TEST(test_client_same_key_waits_for_the_first),
 		TEST(test_client_key_of_other_thread),
 		TEST(test_client_pending_replies_are_bounded),
+		TEST(test_client_gives_a_long_ring_back),
+		TEST(test_client_deep_pipeline_leaves_room_for_others),
 		TEST(test_client_in_flight_limit_is_told),
 		TEST(test_client_crowded_mailbox_holds_input),
 		TEST(test_client_gone_cancels_what_waits),
@@ -416,7 +511,9 @@ int main(void)
 		TEST(test_client_unfinished_request_times_out),
 		TEST(test_client_inline_is_parsed_once),
 		TEST(test_client_full_house_is_refused),
+		TEST(test_client_limit_is_of_the_node),
 		TEST(test_client_drain_answers_and_closes),
+		TEST(test_client_drain_waits_for_no_slow_reader),
 	};
 	return cmocka_run_group_tests_name("client", tests, NULL, NULL);
 }

@@ -540,11 +540,26 @@ static void test_client_commands_gone_during_question(void **state)
 	assert_int_equal(w.sh[0].clients->calls_used, 0);
 }
 
+static void test_command_http_ends_the_connection(void **state)
+{
+	(void)state;
+	struct wire *x = dial(0);
+	type_line(x, "POST / HTTP/1.1\r\nHost: a\r\nSET k v NX PX 1000\r\n");
+	assert_true(x->close_wanted && !x->flushed);
+	assert_int_equal(x->link.out.len, 0);
+	assert_int_equal(w.n_ops, 0);
+	struct wire *y = dial(0);
+	type_line(y, "GET / HTTP/1.1\r\nHost: a\r\nSET k v NX PX 1000\r\n");
+	assert_true(y->close_wanted);
+	assert_int_equal(w.n_ops, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(test_command_http_ends_the_connection),
 		TEST(test_client_commands_argument_errors),
 		TEST(test_client_commands_sizes_are_limited),
 		TEST(test_client_commands_set_forms),

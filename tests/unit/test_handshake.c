@@ -96,7 +96,7 @@ static void test_handshake_takes_a_coordinator_that_is_no_master(void **state)
 	hello.node = 77;
 	hello.status = NODE_NONMEMBER;
 	assert_int_equal(check(), 0);
-	handshake_note(&us, &hello);
+	handshake_note(&us, &hello, 0);
 	assert_int_equal(us.seen_inc[77], 0);
 }
 
@@ -146,26 +146,47 @@ static void test_handshake_first_boot_of_a_known_node(void **state)
 			       "--new-cluster (it will wait 62 s), or give it a new id";
 	hello.first_boot = true;
 	assert_int_equal(check(), 0);
-	handshake_note(&us, &hello);
+	handshake_note(&us, &hello, 0);
 	/* The same process again: its link broke. */
 	assert_int_equal(check(), 0);
 	hello.inc = 333;
 	assert_int_equal(check(), -EPROTO);
 	assert_string_equal(why, sentence);
 	/* As a restart that waits it is welcome, and remembered. */
+	handshake_forget(&us, 2, 0, 222);
 	hello.first_boot = false;
 	hello.status = NODE_QUARANTINE;
 	assert_int_equal(check(), 0);
-	handshake_note(&us, &hello);
+	handshake_note(&us, &hello, 0);
 	hello.first_boot = true;
 	hello.inc = 444;
 	assert_int_equal(check(), -EPROTO);
 }
 
+static void test_handshake_two_nodes_of_one_id(void **state)
+{
+	const char *sentence = "another node 2 is linked: are there two with this id? If it was "
+			       "restarted, its links end soon";
+	hello.status = NODE_QUARANTINE;
+	handshake_note(&us, &hello, 0);
+	handshake_note(&us, &hello, 1);
+	assert_int_equal(check(), 0);
+	hello.inc = 333;
+	assert_int_equal(check(), -EPROTO);
+	assert_string_equal(why, sentence);
+	handshake_forget(&us, 2, 0, 222);
+	assert_int_equal(check(), -EPROTO);
+	/* News of an incarnation that is not the linked one changes nothing. */
+	handshake_forget(&us, 2, 1, 333);
+	assert_int_equal(check(), -EPROTO);
+	handshake_forget(&us, 2, 1, 222);
+	assert_int_equal(check(), 0);
+}
+
 static void test_handshake_only_that_refusal_is_fatal(void **state)
 {
 	hello.first_boot = true;
-	handshake_note(&us, &hello);
+	handshake_note(&us, &hello, 0);
 	hello.inc = 333;
 	assert_int_equal(check(), -EPROTO);
 	struct hello no;
@@ -209,6 +230,7 @@ int main(void)
 		cmocka_unit_test_setup(test_handshake_each_difference_is_named, setup),
 		cmocka_unit_test_setup(test_handshake_dialled_the_wrong_node, setup),
 		cmocka_unit_test_setup(test_handshake_first_boot_of_a_known_node, setup),
+		cmocka_unit_test_setup(test_handshake_two_nodes_of_one_id, setup),
 		cmocka_unit_test_setup(test_handshake_only_that_refusal_is_fatal, setup),
 	};
 	return cmocka_run_group_tests_name("handshake", tests, NULL, NULL);

@@ -410,6 +410,30 @@ static void test_peers_keep_a_dead_incarnation_from_the_engine(void **state)
 	node_fini(&n);
 }
 
+static void test_peers_mail_for_a_dead_incarnation_is_dropped(void **state)
+{
+	struct node n;
+	struct raw r;
+	node_init(&n, 1, 2);
+	raw_connect(&r, &n, 0, 1);
+	/* Mail is read in turns: after one of shard 1 comes the control thread. */
+	queue_msg(&n, 1, RAW_ID, "in time", 1);
+	thread_loop(&n.thread[1]);
+	thread_loop(&n.thread[0]);
+	/* Shard 1 sends before it hears of the successor that shard 0 adopts. */
+	queue_msg(&n, 1, RAW_ID, "late", 1);
+	thread_loop(&n.thread[1]);
+	int fd = new_stream();
+	struct raw next = {.n = &n, .end = &ends[fd], .h = r.h};
+	struct frame_header h = {0};
+	adopt(&n, fd, RAW_ID, RAW_INC + 1, 0, 1);
+	node_loops(&n, 3);
+	while (raw_receive(&next, &h))
+		assert_int_equal(h.count, 0);
+	assert_int_equal(info_of(&n, 0, RAW_ID).msgs_dropped, 1);
+	node_fini(&n);
+}
+
 static void test_peers_count_time_in_a_mailbox_as_age(void **state)
 {
 	struct node n;
@@ -580,6 +604,22 @@ static void test_shard_says_once_that_it_is_drained(void **state)
 	node_fini(&n);
 }
 
+static void test_shard_waits_a_moment_for_the_last_rounds(void **state)
+{
+	struct node n;
+	char none;
+	node_init(&n, 1, 1);
+	n.thread[0].shard->clients->gone = true;
+	engine_of(&n, 0)->rounds = 1;
+	control_mail(&n, 0, MAIL_DRAIN, "", 0);
+	node_loops(&n, 2);
+	assert_false(control_reads(&n, MAIL_DRAINED, &none, 0));
+	world_ns += 201 * MS;
+	node_loops(&n, 2);
+	assert_true(control_reads(&n, MAIL_DRAINED, &none, 0));
+	node_fini(&n);
+}
+
 static void test_shard_bounds_ticks_and_wakes_sleepers(void **state)
 {
 	struct node n;
@@ -636,12 +676,14 @@ int main(void)
 		T(test_peers_reach_each_shard_over_one_link),
 		T(test_peers_use_the_link_of_their_index),
 		T(test_peers_keep_a_dead_incarnation_from_the_engine),
+		T(test_peers_mail_for_a_dead_incarnation_is_dropped),
 		T(test_peers_count_time_in_a_mailbox_as_age),
 		T(test_peers_drop_a_link_for_what_another_shard_finds),
 		T(test_peers_split_what_is_too_long_for_a_frame),
 		T(test_peers_drop_a_link_that_takes_nothing),
 		T(test_shard_passes_control_mail_to_the_engine),
 		T(test_shard_says_once_that_it_is_drained),
+		T(test_shard_waits_a_moment_for_the_last_rounds),
 		T(test_shard_bounds_ticks_and_wakes_sleepers),
 		T(test_shard_closes_frames_begun_after_work),
 	};

@@ -244,7 +244,8 @@ static void test_s15_no_value_is_a_sentinel(void **state)
 	static const char *const values[] = {"", "not_found", "null", "nil", "0", "undefined"};
 	for (unsigned i = 0; i < sizeof values / sizeof values[0]; i++) {
 		struct fixture *f = fixture_new(3, NULL);
-		assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", values[i], 10000)), OUT_OK);
+		assert_int_equal(
+			fixture_outcome(f, fixture_lock(f, 1, "k", values[i], 10000)), OUT_OK);
 		for (unsigned k = 0; k < 6; k++) {
 			uint64_t y = fixture_lock(f, 1 + k % 3, "k", values[k], 10000);
 			assert_int_equal(fixture_outcome(f, y), OUT_HELD);
@@ -257,9 +258,15 @@ static void test_s15_no_value_is_a_sentinel(void **state)
 
 static uint64_t token_op(struct fixture *f, enum op_kind kind, const char *value, uint64_t token)
 {
-	return fixture_op(f, 3, (struct op_request){.kind = kind, .key = bytes_str("k"),
-		.value = bytes_str(value), .new_value = bytes_str("new"), .ttl_ms = 10000,
-		.has_ttl = kind == OP_EXTEND, .has_token = true, .token = token});
+	return fixture_op(f, 3,
+		(struct op_request){.kind = kind,
+			.key = bytes_str("k"),
+			.value = bytes_str(value),
+			.new_value = bytes_str("new"),
+			.ttl_ms = 10000,
+			.has_ttl = kind == OP_EXTEND,
+			.has_token = true,
+			.token = token});
 }
 
 /* Two holders with one value: the token tells them apart; without it the value is the holder. */
@@ -275,7 +282,8 @@ static void test_s16_token_tells_equal_values_apart(void **state)
 	assert_true(now > old);
 	static const enum op_kind kinds[] = {OP_RELEASE, OP_EXTEND, OP_UPDATE};
 	for (unsigned i = 0; i < 3; i++) {
-		assert_int_equal(fixture_outcome(f, token_op(f, kinds[i], "foo", old)), OUT_NOTOWNER);
+		assert_int_equal(
+			fixture_outcome(f, token_op(f, kinds[i], "foo", old)), OUT_NOTOWNER);
 		assert_int_equal(fixture_outcome(f, token_op(f, kinds[i], "foo", 1)), OUT_NOTOWNER);
 		assert_holder(f, 1, "foo");
 	}

@@ -19,8 +19,8 @@ static void assert_value(struct fixture *f, unsigned id, const char *value)
 
 static uint64_t watch(struct fixture *f, unsigned id, enum op_kind kind, uint64_t wait_ms)
 {
-	return fixture_op(f, id, (struct op_request){.kind = kind, .key = bytes_str("k"),
-		.wait_ms = wait_ms});
+	return fixture_op(f, id,
+		(struct op_request){.kind = kind, .key = bytes_str("k"), .wait_ms = wait_ms});
 }
 
 /* The lease ends between the two rounds of an update. */
@@ -119,8 +119,13 @@ static void test_s25_outcomes_are_not_confused(void **state)
 	struct fixture *f = fixture_new(3, NULL);
 	uint64_t x = fixture_lock(f, 1, "k", "x", 10000);
 	assert_int_equal(fixture_outcome(f, fixture_lock(f, 2, "k", "x", 10000)), OUT_HELD);
-	uint64_t again = fixture_op(f, 2, (struct op_request){.kind = OP_LOCK, .key = bytes_str("k"),
-		.value = bytes_str("x"), .ttl_ms = 10000, .has_ttl = true, .idempotent = true});
+	uint64_t again = fixture_op(f, 2,
+		(struct op_request){.kind = OP_LOCK,
+			.key = bytes_str("k"),
+			.value = bytes_str("x"),
+			.ttl_ms = 10000,
+			.has_ttl = true,
+			.idempotent = true});
 	assert_int_equal(fixture_outcome(f, again), OUT_OK);
 	assert_int_equal(fixture_result(f, again)->r.token, fixture_result(f, x)->r.token);
 	assert_int_equal(fixture_outcome(f, fixture_extend(f, 3, "k", "y", 10000)), OUT_NOTOWNER);
@@ -176,7 +181,8 @@ static void test_s30_waitrelease_hears_of_ends_only(void **state)
 	assert_int_equal(fixture_outcome(f, fixture_release(f, 2, "k", "y")), OUT_NOTOWNER);
 	assert_int_equal(fixture_outcome(f, fixture_update(f, 2, "k", "x", "z")), OUT_OK);
 	for (unsigned id = 1; id <= 3; id++)
-		assert_null(fixture_result(f, w[id])); /* neither a refusal nor a new value ends it */
+		assert_null(
+			fixture_result(f, w[id])); /* neither a refusal nor a new value ends it */
 	assert_int_equal(fixture_outcome(f, fixture_release(f, 3, "k", "z")), OUT_OK);
 	for (unsigned id = 1; id <= 3; id++)
 		assert_int_equal(fixture_outcome(f, w[id]), OUT_OK);
@@ -205,10 +211,12 @@ static void test_s31_nothing_leaks(void **state)
 		fixture_lock(f, 1 + i % 3, key, "x", 100 + i);
 		fixture_extend(f, 1 + i % 2, key, "x", 200);
 		fixture_update(f, 1 + i % 2, key, "x", "y");
-		fixture_op(f, 1 + i % 3, (struct op_request){.kind = OP_WAITFOR,
-			.key = bytes_str("never"), .wait_ms = 10 + i});
-		fixture_op(f, 1 + i % 3, (struct op_request){.kind = OP_WAITRELEASE,
-			.key = bytes_str(key), .wait_ms = 10 + i});
+		fixture_op(f, 1 + i % 3,
+			(struct op_request){
+				.kind = OP_WAITFOR, .key = bytes_str("never"), .wait_ms = 10 + i});
+		fixture_op(f, 1 + i % 3,
+			(struct op_request){
+				.kind = OP_WAITRELEASE, .key = bytes_str(key), .wait_ms = 10 + i});
 		if (i % 4 == 0)
 			fixture_lock_wait(f, 2, key, "w", 50, 20 + i);
 		if (i % 8 == 0)

@@ -1,0 +1,327 @@
+/* What a hostile review of the engine broke once, each kept as a test. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "cluster_fixture.h"
+#include "core/internal.h"
+
+static enum outcome read_value(struct fixture *f, unsigned id, const char *value)
+{
+	uint64_t tag = fixture_read(f, id, "k", true);
+	fixture_run_ms(f, 200); /* healing takes a few rounds */
+	enum outcome o = fixture_outcome(f, tag);
+	if (o == OUT_OK && value != NULL)
+		assert_string_equal(fixture_result(f, tag)->value, value);
+	return o;
+}
+
+static uint64_t lock_idempotent(struct fixture *f, unsigned id, const char *value)
+{
+	return fixture_op(f, id,
+		(struct op_request){.kind = OP_LOCK,
+			.key = bytes_str("k"),
+			.value = bytes_str(value),
+			.ttl_ms = 20000,
+			.has_ttl = true,
+			.idempotent = true});
+}
+
+/* Node 1 is sticky; node 2 updates to V1 with an ACCEPT whose PREPARE node 1 never saw. */
+static struct fixture *accepted_without_prepare(void)
+{
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "V0", 30000)), OUT_OK);
+	fixture_lose(f, 2, 1, MSG_PREPARE);
+	assert_int_equal(fixture_outcome(f, fixture_update(f, 2, "k", "V0", "V1")), OUT_OK);
+	fixture_let_go(f);
+	return f;
+}
+
+static unsigned ok_of(struct fixture *f, uint64_t a, uint64_t b)
+{
+	return (fixture_outcome(f, a) == OUT_OK) + (fixture_outcome(f, b) == OUT_OK);
+}
+
+/* Two coordinators, one ballot: both would write seq + 1 of it. */
+static void test_update_foreign_accept_ends_stickiness(void **state)
+{
+	(void)state;
+	struct fixture *f = accepted_without_prepare();
+	uint64_t hash = hash_bytes(bytes_str("k"));
+	struct engine *e = f->node[1].engine;
+	uint32_t ref = lease_find(e, hash, bytes_str("k"));
+	assert_int_not_equal(ref, 0);
+	assert_int_equal(lease_pb(e, lease_at(e, ref)).cid, f->node[2].cfg.cid);
+	assert_false(lease_is_sticky(e, lease_at(e, ref)));
+	assert_int_equal(lease_at(e, ref)->flags & LEASE_STICKY, 0);
+	fixture_free(f);
+}
+
+static void test_update_two_from_one_base_have_one_winner(void **state)
+{
+	(void)state;
+	struct fixture *f = accepted_without_prepare();
+	f->hold = true;
+	uint64_t a = fixture_update(f, 1, "k", "V1", "V2");
+	fixture_lose(f, 2, 1, MSG_PREPARE);
+	uint64_t b = fixture_update(f, 2, "k", "V1", "V3");
+	f->hold = false;
+	fixture_settle(f);
+	fixture_run_ms(f, 2500);
+	assert_in_range(ok_of(f, a, b), 0, 1);
+	fixture_free(f);
+}
+
+static void test_update_never_leaves_two_values_of_one_version(void **state)
+{
+	(void)state;
+	struct fixture *f = accepted_without_prepare();
+	f->hold = true;
+	uint64_t a = fixture_update(f, 1, "k", "V1", "V2");
+	fixture_lose(f, 2, 3, MSG_ACCEPT);
+	uint64_t b = fixture_update(f, 2, "k", "V1", "V3");
+	f->hold = false;
+	fixture_settle(f);
+	fixture_run_ms(f, 2500);
+	fixture_let_go(f);
+	assert_in_range(ok_of(f, a, b), 0, 1);
+	uint64_t tag = fixture_read(f, 3, "k", true);
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	const char *value = fixture_result(f, tag)->value;
+	for (unsigned id = 1; id <= 3; id++)
+		assert_int_equal(read_value(f, id, value), OUT_OK);
+	fixture_cut(f, 2, 1, true);
+	assert_int_equal(read_value(f, 2, value), OUT_OK);
+	fixture_free(f);
+}
+
+/* A -> B half done, seen and overwritten by B -> A: the first must not be done again. */
+static void test_update_overwritten_is_not_applied_twice(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "A", 30000)), OUT_OK);
+	fixture_delay(f, 1, 0, MSG_ACCEPT);
+	uint64_t x = fixture_update(f, 1, "k", "A", "B");
+	assert_int_equal(fixture_outcome(f, fixture_update(f, 2, "k", "B", "A")), OUT_OK);
+	fixture_let_go(f);
+	fixture_run_ms(f, 2100);
+	assert_int_not_equal(fixture_outcome(f, x), OUT_NOTOWNER); /* it took effect */
+	for (unsigned id = 1; id <= 3; id++)
+		assert_int_equal(read_value(f, id, "A"), OUT_OK);
+	fixture_free(f);
+}
+
+/* After UNKNOWN the holder takes its lock up again by value: nothing of the RELEASE may come. */
+static void test_release_unknown_leaves_an_adopted_lock_alone(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "X", 20000)), OUT_OK);
+	fixture_cut(f, 1, 2, true);
+	fixture_cut(f, 1, 3, true);
+	uint64_t release = fixture_release(f, 1, "k", "X");
+	fixture_run_ms(f, 1100);
+	assert_int_equal(fixture_outcome(f, release), OUT_UNKNOWN);
+	assert_int_equal(fixture_outcome(f, lock_idempotent(f, 2, "X")), OUT_OK);
+	assert_int_equal(fixture_outcome(f, fixture_extend(f, 2, "k", "X", 20000)), OUT_OK);
+	fixture_cut(f, 1, 2, false);
+	fixture_cut(f, 1, 3, false);
+	fixture_run_ms(f, 1500);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 3, "k", "Y", 20000)), OUT_HELD);
+	fixture_free(f);
+}
+
+/* Its own copy is gone, the second is absent: without a sealed majority a late vote would bring the
+ * lock back. */
+static void test_release_ok_means_a_sealed_majority(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	fixture_delay(f, 1, 3, MSG_TRYLOCK);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "V", 30000)), OUT_OK);
+	fixture_link(f, 1, 3, false);
+	f->hold = true;
+	(void)fixture_update(f, 2, "k", "wrong", "z"); /* its PREPARE is promised at 2 */
+	uint64_t release = fixture_release(f, 1, "k", "V");
+	f->hold = false;
+	fixture_settle(f);
+	fixture_link(f, 1, 3, true);
+	assert_int_equal(fixture_outcome(f, release), OUT_OK);
+	fixture_let_go(f);
+	assert_int_equal(read_value(f, 3, NULL), OUT_NULL);
+	fixture_free(f);
+}
+
+/* A confirmed copy at the master that was promised to a rival stood there for the whole lease. */
+static void test_release_removes_the_copy_promised_to_a_rival(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "V", 30000)), OUT_OK);
+	fixture_lose(f, 3, 0, MSG_PREPARE);
+	(void)fixture_update(f, 3, "k", "wrong", "z");
+	fixture_pause(f, 2, true); /* the refusal comes before the majority */
+	uint64_t release = fixture_release(f, 1, "k", "V");
+	fixture_pause(f, 2, false);
+	assert_int_equal(fixture_outcome(f, release), OUT_OK);
+	assert_int_equal(fixture_outcome(f, fixture_read(f, 3, "k", false)), OUT_NULL);
+	fixture_crash(f, 2);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "Y", 1000)), OUT_OK);
+	fixture_free(f);
+}
+
+static void test_cancel_of_a_running_attempt_leaves_the_line(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "X", 3000)), OUT_OK);
+	f->hold = true;
+	uint64_t w = fixture_lock_wait(f, 2, "k", "W", 60000, 30000);
+	fixture_cancel(f, 2, w);
+	f->hold = false;
+	fixture_settle(f);
+	fixture_run_ms(f, 200);
+	assert_int_equal(fixture_stats(f, 2).waiters, 0);
+	assert_int_equal(fixture_outcome(f, fixture_release(f, 1, "k", "X")), OUT_OK);
+	fixture_run_ms(f, 100);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 3, "k", "Y", 1000)), OUT_OK);
+	assert_null(fixture_result(f, w));
+	fixture_free(f);
+}
+
+/* The key is free, the vote of the cancelled waiter is under way: the grant is handed back. */
+static void test_cancel_of_a_winning_attempt_hands_the_lock_back(void **state)
+{
+	(void)state;
+	for (unsigned wait = 0; wait < 2; wait++) {
+		struct fixture *f = fixture_new(3, NULL);
+		f->hold = true;
+		uint64_t w = wait ? fixture_lock_wait(f, 2, "k", "W", 60000, 30000)
+				  : fixture_lock(f, 2, "k", "W", 60000);
+		fixture_cancel(f, 2, w);
+		f->hold = false;
+		fixture_settle(f);
+		fixture_run_ms(f, 50);
+		assert_null(fixture_result(f, w));
+		assert_int_equal(fixture_stats(f, 2).ops, 0);
+		assert_int_equal(fixture_outcome(f, fixture_lock(f, 3, "k", "Y", 1000)), OUT_OK);
+		fixture_free(f);
+	}
+}
+
+static void test_wait_second_in_line_hears_held(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "X", 30000)), OUT_OK);
+	uint64_t first = fixture_lock_wait(f, 2, "k", "W1", 30000, 5000);
+	uint64_t second = fixture_lock_wait(f, 2, "k", "W2", 30000, 800);
+	fixture_run_ms(f, 100);
+	assert_int_equal(fixture_outcome(f, fixture_release(f, 1, "k", "X")), OUT_OK);
+	assert_int_equal(fixture_outcome(f, first), OUT_OK);
+	fixture_run_ms(f, 3500);
+	assert_int_equal(fixture_outcome(f, second), OUT_HELD);
+	fixture_free(f);
+}
+
+/* The waiter's own master missed the vote: it says free, but there is nothing to run for. */
+static void test_wait_at_a_master_without_the_lease_does_not_spin(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	fixture_lose(f, 1, 2, MSG_TRYLOCK);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "X", 20000)), OUT_OK);
+	fixture_let_go(f);
+	uint64_t w = fixture_lock_wait(f, 2, "k", "W", 20000, 15000);
+	uint64_t before = f->messages;
+	fixture_run_ms(f, 10000);
+	assert_in_range(f->messages - before, 1, 150);
+	assert_null(fixture_result(f, w));
+	assert_int_equal(fixture_outcome(f, fixture_release(f, 1, "k", "X")), OUT_OK);
+	fixture_run_ms(f, 1260);
+	assert_int_equal(fixture_outcome(f, w), OUT_OK);
+	fixture_free(f);
+}
+
+/* One master is without the lease, one has V, one has V1: a value that is only half written may not
+ * be the reason for NOTOWNER. */
+static void test_extend_notowner_is_said_of_a_decided_value(void **state)
+{
+	(void)state;
+	for (unsigned id = 1; id <= 3; id++) {
+		struct fixture *f = fixture_new(3, NULL);
+		fixture_lose(f, 2, 1, MSG_TRYLOCK);
+		assert_int_equal(fixture_outcome(f, fixture_lock(f, 2, "k", "V", 30000)), OUT_OK);
+		fixture_lose(f, 2, 3, MSG_ACCEPT);
+		fixture_lose_reply(f, 0, 0, MSG_ACCEPT);
+		uint64_t update = fixture_update(f, 2, "k", "V", "V1");
+		fixture_run_ms(f, 2100);
+		assert_int_equal(fixture_outcome(f, update), OUT_UNKNOWN);
+		fixture_let_go(f);
+		uint64_t extend = fixture_extend(f, id, "k", "V", 30000);
+		assert_int_equal(fixture_outcome(f, extend), OUT_NOTOWNER);
+		for (unsigned k = 2; k <= 3; k++) {
+			uint64_t tag = fixture_read(f, k, "k", false);
+			assert_string_equal(fixture_result(f, tag)->value, "V1");
+		}
+		assert_int_equal(
+			fixture_outcome(f, fixture_extend(f, id, "k", "V1", 30000)), OUT_OK);
+		fixture_free(f);
+	}
+}
+
+/* Granted, and the coordinator died before its CONFIRM: on a majority, but only promises. */
+static void test_idempotent_adopts_an_unconfirmed_majority(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	fixture_lose(f, 1, 0, MSG_CONFIRM);
+	uint64_t x = fixture_lock(f, 1, "k", "X", 20000);
+	assert_int_equal(fixture_outcome(f, x), OUT_OK);
+	fixture_crash(f, 1);
+	uint64_t before = f->messages;
+	uint64_t y = lock_idempotent(f, 2, "X");
+	assert_int_equal(fixture_outcome(f, y), OUT_OK);
+	assert_int_equal(fixture_result(f, y)->r.token, fixture_result(f, x)->r.token);
+	assert_in_range(f->messages - before, 1, 20);
+	fixture_free(f);
+}
+
+/* `req` 0 means that no reply is wanted: no round of any operation may have it. */
+static void test_round_number_wraps_without_losing_replies(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "a", "X", 20000)), OUT_OK);
+	op_at(f->node[1].engine, 0)->round = ROUND_MASK;
+	uint64_t tag = fixture_lock(f, 1, "k", "X", 20000);
+	assert_non_null(fixture_result(f, tag));
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	fixture_free(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_update_foreign_accept_ends_stickiness),
+		cmocka_unit_test(test_update_two_from_one_base_have_one_winner),
+		cmocka_unit_test(test_update_never_leaves_two_values_of_one_version),
+		cmocka_unit_test(test_update_overwritten_is_not_applied_twice),
+		cmocka_unit_test(test_release_unknown_leaves_an_adopted_lock_alone),
+		cmocka_unit_test(test_release_ok_means_a_sealed_majority),
+		cmocka_unit_test(test_release_removes_the_copy_promised_to_a_rival),
+		cmocka_unit_test(test_cancel_of_a_running_attempt_leaves_the_line),
+		cmocka_unit_test(test_cancel_of_a_winning_attempt_hands_the_lock_back),
+		cmocka_unit_test(test_wait_second_in_line_hears_held),
+		cmocka_unit_test(test_wait_at_a_master_without_the_lease_does_not_spin),
+		cmocka_unit_test(test_extend_notowner_is_said_of_a_decided_value),
+		cmocka_unit_test(test_idempotent_adopts_an_unconfirmed_majority),
+		cmocka_unit_test(test_round_number_wraps_without_losing_replies),
+	};
+	return cmocka_run_group_tests_name("engine_regressions", tests, NULL, NULL);
+}
