@@ -90,6 +90,7 @@ struct engine *engine_init(const struct engine_config *cfg, const struct engine_
 	e->drift_ppm = cfg->drift_ppm;
 	/* T_promise > T_att, so that asking does not disturb a running attempt (protocol.md 2.11). */
 	e->promise_ns = 2 * e->attempt_ns;
+	e->landed_ns = more_drift(e, e->attempt_ns) + NS_PER_MS; /* T_msg = T_att */
 	e->hlc = cfg->start_n;
 	e->ceiling = e->ceiling_asked = cfg->ceiling_n;
 	e->rtt_ns = RTT_START_NS;

@@ -128,7 +128,7 @@ struct op {
 	uint16_t slot;
 	bool wait, idempotent, has_token, has_ttl;
 	bool orphan;     /* no reply is wanted any more */
-	bool maybe;      /* an UPDATE's ACCEPT may have taken effect */
+	bool maybe;      /* an ACCEPT of an UPDATE, or a RELEASE, may have taken effect somewhere */
 	bool was_live;   /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
 	bool sent;
 	bool in_queue;   /* member of a line's lock or watch list */
@@ -208,6 +208,7 @@ struct engine {
 	uint16_t links_up;               /* bit per master index */
 	uint64_t attempt_ns, drift_ppm;
 	uint64_t promise_ns;             /* T_promise */
+	uint64_t landed_ns;              /* after that nothing of a message sent now can land */
 	uint64_t hlc;
 	uint64_t ceiling, ceiling_asked;
 	uint64_t rtt_ns;
@@ -258,7 +259,10 @@ void send_masters(struct engine *e, uint16_t mask, const struct msg *m);
 void send_node(struct engine *e, uint8_t node, const struct msg *m);
 static inline unsigned count_bits(uint16_t mask)
 {
-	return (unsigned)__builtin_popcount(mask);
+	unsigned n = 0;
+	for (; mask != 0; mask &= (uint16_t)(mask - 1))
+		n++; /* few bits; popcount is a call into libgcc on the oldest x86-64 */
+	return n;
 }
 
 /* ---- ballot.c: hybrid clock, ceiling, drift margins ---- */

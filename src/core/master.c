@@ -86,7 +86,7 @@ static bool on_release(struct engine *e, uint64_t hash, const struct msg *m, str
 	reply->verdict = VERDICT_ACK;
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		const struct lease *l = lease_at(e, ref);
-		if (m->b.n != 0 && version_cmp(lease_pb(e, l), m->b) > 0) {
+		if (m->b.n != 0 && version_cmp(lease_pb(e, l), m->b) != 0) {
 			reply->verdict = VERDICT_PROMISED;
 			lease_doubt(e, ref);
 			return true;

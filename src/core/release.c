@@ -21,12 +21,12 @@ void release_send(struct engine *e, struct op *op, struct ballot uid, struct ver
 	/* Once UNKNOWN is said, the holder may take its lock up again by value (EXTEND, IDEMPOTENT), so
 	 * nothing of this may land later: a message lives for T_msg = T_att, and the answer waits for
 	 * that. */
-	uint64_t landed_ns = e->now.fast_ns + more_drift(e, e->attempt_ns) + NS_PER_MS;
+	uint64_t landed_ns = e->now.fast_ns + e->landed_ns;
 	if (landed_ns > op->deadline_ns) {
 		if (op->kind == OP_LAG)
 			op_finish(e, op, OUT_NOQUORUM);
 		else
-			op_finish(e, op, op->was_live ? OUT_UNKNOWN : OUT_BUSY);
+			op_finish(e, op, op->was_live || op->maybe ? OUT_UNKNOWN : OUT_BUSY);
 		return;
 	}
 	op->state = OPS_RELEASE;
@@ -90,8 +90,10 @@ void release_answered(struct engine *e, struct op *op)
 		if (round_outstanding(op) == 0)
 			unknown(e, op);
 	} else if (e->now.fast_ns < op->deadline_ns) {
-		op_retry_later(e, op); /* a writer was faster: look again what the value is */
-	} else if (op->was_live) {
+		/* A writer was faster: look again what the value is. Who is silent may have released. */
+		op->maybe = op->maybe || round_outstanding(op) > 0;
+		op_retry_later(e, op);
+	} else if (op->was_live || op->maybe || round_outstanding(op) > 0) {
 		unknown(e, op);
 	} else {
 		op_finish(e, op, OUT_BUSY);

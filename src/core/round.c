@@ -67,7 +67,6 @@ struct op *op_new(struct engine *e, const struct op_request *r)
 		.deadline_ns = e->now.fast_ns + (e->cfg.op_timeout_ms + r->wait_ms) * NS_PER_MS,
 		.refusal = OUT_NOQUORUM,
 	};
-	memset(op->answers, 0, e->cfg.n_masters * sizeof op->answers[0]);
 	uint8_t *data = op_data(e, op);
 	copy_in(&data, r->key);
 	copy_in(&data, r->value);

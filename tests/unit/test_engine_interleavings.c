@@ -30,7 +30,7 @@ static void assert_no_copy(struct fixture *f, unsigned n)
 	}
 }
 
-/* A master that missed the last update has an older promise: the RELEASE is the higher ballot. */
+/* A master that missed the last update refuses the RELEASE: its copy is asked after, and goes. */
 static void test_release_reaches_a_master_that_missed_an_update(void **state)
 {
 	(void)state;
@@ -41,10 +41,34 @@ static void test_release_reaches_a_master_that_missed_an_update(void **state)
 		fixture_lose(f, 0, 3, MSG_PREPARE);
 		assert_int_equal(fixture_outcome(f, fixture_update(f, 1, "k", "V", "W")), OUT_OK);
 		assert_int_equal(fixture_outcome(f, fixture_release(f, by, "k", "W")), OUT_OK);
-		fixture_settle(f);
+		fixture_let_go(f);
+		fixture_run_ms(f, 2100);
 		assert_no_copy(f, 3);
 		fixture_free(f);
 	}
+}
+
+/* Refused by two, and the third did release but is not heard: no definite answer may be given. */
+static void test_release_unheard_is_unknown(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 3, "k", "V", 30000)), OUT_OK);
+	fixture_delay_reply(f, 0, 2, MSG_PREPARE);
+	uint64_t release = fixture_release(f, 2, "k", "V");
+	fixture_run_ms(f, 60); /* its promises are no longer respected */
+	fixture_lose(f, 1, 3, MSG_PREPARE);
+	fixture_lose(f, 1, 3, MSG_ACCEPT);
+	assert_int_equal(fixture_outcome(f, fixture_update(f, 1, "k", "V", "W")), OUT_OK);
+	f->hold = true;
+	fixture_let_go(f);
+	fixture_lose_reply(f, 3, 2, MSG_RELEASE);
+	f->hold = false;
+	fixture_settle(f);
+	fixture_run_ms(f, 100);
+	assert_int_equal(fixture_stats(f, 3).leases, 0);
+	assert_int_equal(fixture_outcome(f, release), OUT_UNKNOWN);
+	fixture_free(f);
 }
 
 /* The refusal of the promised master comes after the RELEASE has its majority. */
@@ -235,6 +259,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_release_reaches_a_master_that_missed_an_update),
+		cmocka_unit_test(test_release_unheard_is_unknown),
 		cmocka_unit_test(test_release_refused_late_leaves_no_copy_behind),
 		cmocka_unit_test(test_release_refused_by_all_takes_nothing_away),
 		cmocka_unit_test(test_cancel_late_hands_the_lock_back),
