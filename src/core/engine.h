@@ -78,7 +78,7 @@ struct op_request {
 	struct bytes client; /* name or address, for HOLDER; truncated to CLIENT_NAME_MAX_BYTES */
 	uint64_t token;
 	uint64_t wait_ms;    /* LOCK with wait, WAITFOR, WAITRELEASE */
-	uint64_t asked_fast_ns; /* when the request reached this node, fast clock of this thread */
+	uint64_t asked_fast_ns; /* when the request reached this node, fast clock of this thread: LAG */
 	uint32_t ttl_ms;
 	bool has_token;
 	bool has_ttl;

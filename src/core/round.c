@@ -63,7 +63,7 @@ struct op *op_new(struct engine *e, const struct op_request *r)
 		.tag = r->tag,
 		.token = r->token,
 		.asked_slow_ns = e->now.slow_ns,
-		.asked_fast_ns = e->now.fast_ns,
+		.asked_fast_ns = r->asked_fast_ns,
 		.deadline_ns = e->now.fast_ns + (e->cfg.op_timeout_ms + r->wait_ms) * NS_PER_MS,
 		.refusal = OUT_NOQUORUM,
 	};

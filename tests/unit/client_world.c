@@ -27,6 +27,16 @@ void shard_step(struct shard *s, const struct event *ev)
 	client_result(s, &r);
 }
 
+void engine_prefetch_index(const struct engine *e, uint64_t hash)
+{
+	w.prefetched++;
+}
+
+void engine_prefetch_lease(const struct engine *e, uint64_t hash)
+{
+	assert_true(w.prefetched > 0);
+}
+
 void engine_stats(const struct engine *e, struct engine_stats *ret)
 {
 	*ret = w.stats[e == (const void *)&w.sh[0] ? 0 : 1];

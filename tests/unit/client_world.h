@@ -41,8 +41,9 @@ struct world {
 	unsigned n_ops; /* ever started */
 	unsigned cancelled;
 	uint64_t cancel_tag;
-	bool defer;         /* leave operations unanswered */
-	struct result next; /* the answer otherwise */
+	unsigned prefetched; /* keys */
+	bool defer;          /* leave operations unanswered */
+	struct result next;  /* the answer otherwise */
 	struct engine_stats stats[THREADS];
 };
 

@@ -26,7 +26,7 @@ struct engine {
 	char last_key[KEY_MAX_BYTES + 1];
 	uint64_t hlc;
 	uint64_t rounds; /* in flight, as engine_stats() tells */
-	bool chatty; /* EV_MSG has the effects of a tick */
+	bool chatty;     /* EV_MSG has the effects of a tick */
 	/* What the next ticks ask for. */
 	struct effect queue[QUEUE_MAX];
 	unsigned queue_n;

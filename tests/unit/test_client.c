@@ -407,6 +407,51 @@ static void test_client_inline_is_parsed_once(void **state)
 	expect(x, "+OK\r\n:1\r\n");
 }
 
+/* Requests are parsed ahead of their turn: whatever ends or interrupts the row, none is lost, run
+ * twice or overtaken. */
+static void test_client_looks_ahead_without_overtaking(void **state)
+{
+	(void)state;
+	struct wire *x = dial(0);
+	const char *lock = key_of(0, "lock");
+	for (unsigned i = 0; i < AHEAD_MAX + 3; i++)
+		queue(x, "PING");
+	type_line(x, "ECHO \"a\\x41b\"\r\n*0\r\n*2\r\n$4\r\nECHO\r\n$1\r\nx\r\n*2\r\n$4\r\nEC");
+	assert_int_equal(x->link.out.len, (AHEAD_MAX + 3) * 7 + 9 + 7);
+	forget(x);
+	type_line(x, "HO\r\n$1\r\ny\r\n");
+	expect(x, "$1\r\ny\r\n");
+	w.defer = true;
+	queue(x, with("SET $ v NX PX 10", lock));
+	queue(x, with("GET $", lock));
+	queue(x, "PING");
+	feed(x);
+	assert_int_equal(w.n_ops, 1);
+	complete(lock, granted);
+	turns(2);
+	assert_int_equal(w.n_ops, 2);
+	complete(lock, (struct result){.outcome = OUT_NULL});
+	turns(2);
+	expect(x, "+OK\r\n$-1\r\n+PONG\r\n");
+	/* Keys of other threads are not looked for here. */
+	unsigned before = w.prefetched;
+	queue(x, with("GET $", key_of(0, "near")));
+	queue(x, with("GET $", key_of(1, "far")));
+	feed(x);
+	assert_int_equal(w.prefetched, before + 1);
+	turns(2);
+	complete(key_of(0, "near"), (struct result){.outcome = OUT_NULL});
+	complete(key_of(1, "far"), (struct result){.outcome = OUT_NULL});
+	turns(2);
+	expect(x, "$-1\r\n$-1\r\n");
+	/* A broken one behind good ones is told after their replies. */
+	queue(x, "PING");
+	queue(x, "PING");
+	type_line(x, "*1\r\n!4\r\n");
+	expect(x, "+PONG\r\n+PONG\r\n-ERR Protocol error: expected '$', got '!'\r\n");
+	assert_true(x->close_wanted);
+}
+
 static void test_client_full_house_is_refused(void **state)
 {
 	(void)state;
@@ -510,6 +555,7 @@ int main(void)
 		TEST(test_client_input_beyond_limit_is_closed),
 		TEST(test_client_unfinished_request_times_out),
 		TEST(test_client_inline_is_parsed_once),
+		TEST(test_client_looks_ahead_without_overtaking),
 		TEST(test_client_full_house_is_refused),
 		TEST(test_client_limit_is_of_the_node),
 		TEST(test_client_drain_answers_and_closes),

@@ -224,7 +224,8 @@ static void test_master_survives_the_end_of_the_ballot_range(void **state)
 	struct fixture *f = fixture_new(3, NULL);
 	for (uint64_t back = 0; back < 3; back++) {
 		fixture_msg(f, 2, 1,
-			(struct msg){.type = MSG_READ, .key = bytes_str("k"), .n = BALLOT_MAX - back});
+			(struct msg){
+				.type = MSG_READ, .key = bytes_str("k"), .n = BALLOT_MAX - back});
 		send_uid(f, MSG_RELEASE, (struct ballot){BALLOT_MAX - back, 77});
 		fixture_msg(f, 2, 1,
 			(struct msg){.type = MSG_PREPARE,
@@ -248,15 +249,19 @@ static void test_everything_twice_changes_nothing(void **state)
 		unsigned other = id % 5 + 1;
 		uint64_t tag = fixture_lock(f, id, "k", "x", 10000);
 		assert_int_equal(fixture_outcome(f, tag), OUT_OK);
-		assert_int_equal(fixture_outcome(f, fixture_lock(f, other, "k", "y", 500)), OUT_HELD);
-		assert_int_equal(fixture_outcome(f, fixture_extend(f, other, "k", "x", 500)), OUT_OK);
-		assert_int_equal(fixture_outcome(f, fixture_update(f, other, "k", "x", "y")), OUT_OK);
+		assert_int_equal(
+			fixture_outcome(f, fixture_lock(f, other, "k", "y", 500)), OUT_HELD);
+		assert_int_equal(
+			fixture_outcome(f, fixture_extend(f, other, "k", "x", 500)), OUT_OK);
+		assert_int_equal(
+			fixture_outcome(f, fixture_update(f, other, "k", "x", "y")), OUT_OK);
 		assert_int_equal(fixture_outcome(f, fixture_update(f, id, "k", "y", "z")), OUT_OK);
 		uint64_t read = fixture_read(f, other, "k", true);
 		assert_string_equal(fixture_result(f, read)->value, "z");
 		assert_int_equal(result_of(f, read)->token, result_of(f, tag)->token);
 		assert_int_equal(fixture_outcome(f, fixture_release(f, other, "k", "z")), OUT_OK);
-		assert_int_equal(fixture_outcome(f, fixture_release(f, id, "k", "z")), OUT_NOTFOUND);
+		assert_int_equal(
+			fixture_outcome(f, fixture_release(f, id, "k", "z")), OUT_NOTFOUND);
 	}
 	/* Two masters that speak twice are not three. */
 	for (unsigned id = 3; id <= 5; id++)

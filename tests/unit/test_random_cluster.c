@@ -184,7 +184,10 @@ static void judge_granted(struct world *w, struct client *c, const struct result
 {
 	struct key *k = &w->key[c->key];
 	bool adopted = c->idempotent && r->token <= k->top_token;
-	if (adopted ? r->token < c->seen_token : r->token <= k->top_token)
+	/* A grant that nobody may believe (valid-ms 0) can be told after a later one; it still
+	 * comes after whatever was granted before it was asked for. */
+	uint64_t before = r->valid_ms == 0 ? c->seen_token : k->top_token;
+	if (adopted ? r->token < c->seen_token : r->token <= before)
 		violation(w, "a token that does not rise", r->token, k->top_token);
 	if (r->votes < w->n / 2 + 1)
 		violation(w, "too few votes", r->votes, r->token);

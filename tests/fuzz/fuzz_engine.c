@@ -1,0 +1,380 @@
+/* One engine of a cluster of three, driven by bytes: operations, messages of peers (true to the
+ * codec, otherwise arbitrary), links, time, status and ceilings. What it sends must encode, every
+ * operation must get exactly one answer, and its structures must stay whole. */
+#include "core/engine.h"
+
+#include <sys/mman.h>
+
+#include "base/check.h"
+#include "base/hash.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FUZZ_ASAN
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(FUZZ_ASAN)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(p, bytes) ((void)(p), (void)(bytes))
+#endif
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { EVENTS_MAX = 400, SENT_MAX = 16, KEYS = 4, VALUES = 4, SETTLE_STEPS = 64 };
+
+#define MS UINT64_C(1000000)
+
+struct sent {
+	uint8_t type;
+	uint64_t req;
+	struct ballot uid;
+	uint16_t slot;
+};
+
+struct drive {
+	const uint8_t *p;
+	size_t left;
+	struct engine *engine;
+	struct engine_time time;
+	struct effects fx;
+	uint64_t next_tag, token;
+	bool waits[EVENTS_MAX + 1]; /* by tag */
+	struct sent sent[SENT_MAX];
+	unsigned n_sent;
+	struct buf buf;
+	uint8_t copy[VALUE_MAX_BYTES];
+};
+
+static uint8_t value_max[VALUE_MAX_BYTES];
+static uint8_t key_max[KEY_MAX_BYTES];
+
+static const uint32_t config_lease_ms = 60000;
+
+static uint8_t take(struct drive *d)
+{
+	if (d->left == 0)
+		return 0;
+	d->left--;
+	return *d->p++;
+}
+
+static struct bytes pick_key(struct drive *d)
+{
+	switch (take(d) % KEYS) {
+	case 0:
+		return bytes_str("a");
+	case 1:
+		return bytes_str("b");
+	case 2:
+		return bytes_of(key_max, sizeof key_max);
+	default:
+		return bytes_of(PROBE_PREFIX "x", PROBE_PREFIX_BYTES + 1);
+	}
+}
+
+static struct bytes pick_value(struct drive *d)
+{
+	switch (take(d) % VALUES) {
+	case 0:
+		return (struct bytes){0};
+	case 1:
+		return bytes_str("x");
+	case 2:
+		return bytes_str("y");
+	default:
+		return bytes_of(value_max, sizeof value_max);
+	}
+}
+
+static uint64_t pick_n(struct drive *d)
+{
+	uint8_t b = take(d);
+	switch (b % 8) {
+	case 0:
+		return 0;
+	case 1:
+		return 1;
+	case 2:
+		return d->token;
+	case 3:
+		return engine_hlc(d->engine) + b;
+	case 4:
+		return BALLOT_MAX;
+	default:
+		return d->n_sent == 0 ? b : d->sent[b % SENT_MAX].uid.n;
+	}
+}
+
+static struct ballot pick_uid(struct drive *d)
+{
+	uint64_t n = pick_n(d);
+	return (struct ballot){n == 0 ? 7 : n, take(d) % 2 == 0 ? 0x1001 : 0x1002};
+}
+
+static void note_sent(struct drive *d, const struct msg *m)
+{
+	d->buf.len = 0;
+	CHECK(msg_encode(&d->buf, m) == 0);
+	d->sent[d->n_sent++ % SENT_MAX] = (struct sent){m->type, m->req, m->uid, m->slot};
+}
+
+static void step(struct drive *d, const struct event *ev)
+{
+	engine_step(d->engine, &d->time, ev, &d->fx);
+	CHECK(d->fx.n <= EFFECTS_MAX);
+	for (unsigned i = 0; i < d->fx.n; i++) {
+		const struct effect *f = &d->fx.v[i];
+		if (f->type == FX_SEND) {
+			CHECK(f->send.to_count >= 1 && f->send.to_count <= 3);
+			note_sent(d, &f->send.msg);
+		} else if (f->type == FX_REPLY) {
+			const struct result *r = &f->reply;
+			CHECK(r->tag < d->next_tag && d->waits[r->tag]);
+			d->waits[r->tag] = false;
+			CHECK(r->outcome <= OUT_LIMIT && r->token <= BALLOT_MAX);
+			CHECK((r->outcome == OUT_LIMIT) == (r->limit != NULL));
+			if (r->outcome == OUT_OK && r->token != 0)
+				d->token = r->token;
+			CHECK(r->value.len <= VALUE_MAX_BYTES);
+			if (r->value.len > 0) /* the view must be readable */
+				memcpy(d->copy, r->value.p, r->value.len);
+		}
+	}
+}
+
+static void give_op(struct drive *d)
+{
+	static const uint32_t ttls_ms[] = {1, 5, 3000, config_lease_ms};
+	static const uint64_t waits_ms[] = {0, 10, 5000, 86400000};
+	uint8_t b = take(d), flags = take(d);
+	struct op_request r = {.kind = (enum op_kind)(b % (OP_LAG + 1)), .tag = d->next_tag++};
+	r.key = r.kind == OP_LAG ? bytes_of(PROBE_PREFIX "1", PROBE_PREFIX_BYTES + 1) : pick_key(d);
+	r.hash = hash_bytes(r.key);
+	if (r.kind <= OP_RELEASE || r.kind == OP_LAG)
+		r.value = pick_value(d);
+	if (r.kind == OP_UPDATE)
+		r.new_value = pick_value(d);
+	r.client = bytes_of(value_max, (size_t)(flags & 0x7f));
+	r.ttl_ms = ttls_ms[flags % 4];
+	r.has_ttl = r.kind == OP_LOCK || r.kind == OP_EXTEND || (flags & 4) != 0;
+	r.has_token = r.kind != OP_LOCK && (flags & 8) != 0;
+	if (r.has_token) {
+		r.token = pick_n(d);
+		r.token += r.token == 0;
+		if (r.token > BALLOT_MAX)
+			r.token = BALLOT_MAX;
+	}
+	r.wait = r.kind == OP_LOCK && (flags & 16) != 0;
+	r.idempotent = r.kind == OP_LOCK && (flags & 32) != 0;
+	if (r.wait || r.kind == OP_WAITFOR || r.kind == OP_WAITRELEASE)
+		r.wait_ms = waits_ms[b / 16 % 4];
+	r.asked_fast_ns = d->time.fast_ns;
+	d->waits[r.tag] = true;
+	struct event ev = {.type = EV_OP, .op = r};
+	step(d, &ev);
+}
+
+/* A message as a peer may send it. */
+static struct msg make_msg(struct drive *d, uint8_t type)
+{
+	struct msg m = {.type = type, .key = pick_key(d), .uid = pick_uid(d), .req = 1 + take(d)};
+	uint8_t flags = take(d);
+	m.slot = engine_slot_of(hash_bytes(m.key), 16);
+	m.node = 2 + flags % 2;
+	m.lease_ms = type == MSG_TRYLOCK || type == MSG_EXTEND ? 1 + flags * UINT32_C(300) : 0;
+	if (type == MSG_TRYLOCK || type == MSG_EXTEND || type == MSG_ACCEPT) {
+		m.flags = MSG_HAS_VALUE;
+		m.value = pick_value(d);
+	}
+	if (type == MSG_TRYLOCK && flags & 1) {
+		m.prev = pick_uid(d);
+		m.flags |= flags & 2 ? MSG_PREV_RELEASED : 0;
+	}
+	if (type == MSG_PREPARE || type == MSG_ACCEPT || (type == MSG_RELEASE && flags & 1))
+		m.b = (struct version){pick_uid(d).n, flags & 4 ? 0x1002 : 0x1001, flags >> 4};
+	if (type == MSG_EXTEND && flags & 1)
+		m.uid = (struct ballot){0};
+	if (type == MSG_READ || type == MSG_EXTEND)
+		m.n = pick_n(d);
+	return m;
+}
+
+static struct msg make_reply(struct drive *d)
+{
+	const struct sent *s = &d->sent[take(d) % SENT_MAX];
+	uint8_t flags = take(d);
+	struct msg m = {.type = MSG_REPLY,
+		.verdict = 1 + take(d) % VERDICT_MAX,
+		.req = s->req,
+		.slot = s->slot,
+		.flags = flags & MSG_FLAGS_ALL & (uint8_t)~MSG_HAS_VALUE};
+	m.req_type = s->type == 0 || s->type >= MSG_REPLY || s->type == MSG_CONFIRM ||
+				     s->type == MSG_QUERY
+			     ? MSG_TRYLOCK
+			     : s->type;
+	m.uid = flags & 32 ? s->uid : pick_uid(d);
+	m.node = 1 + flags % 3;
+	if (flags & 64)
+		m.b = (struct version){pick_uid(d).n, 0x1002, flags % 4};
+	m.n = pick_n(d);
+	m.remaining_ns = (flags & 3) * MS * 1000;
+	if (flags & 128) {
+		m.flags |= MSG_HAS_VALUE;
+		m.value = pick_value(d);
+		m.name = bytes_str("n");
+	}
+	return m;
+}
+
+static void give_msg(struct drive *d)
+{
+	uint8_t b = take(d);
+	struct msg m = b & 1 ? make_reply(d) : make_msg(d, 1 + (b >> 1) % (MSG_REPLY - 1));
+	if ((m.uid.n | m.prev.n | m.b.n | m.n) > BALLOT_MAX)
+		return;
+	d->buf.len = 0;
+	CHECK(msg_encode(&d->buf, &m) == 0);
+	for (unsigned i = b >> 6; i > 0; i--) {
+		size_t at = (size_t)take(d) % d->buf.len;
+		d->buf.data[at] ^= take(d);
+	}
+	/* The engine keeps no view of it: a copy of its very length shows that. */
+	struct msg got;
+	size_t used;
+	uint8_t bytes[MSG_MAX_BYTES];
+	memcpy(bytes, d->buf.data, d->buf.len);
+	if (msg_decode(bytes, d->buf.len, &got, &used) != 0)
+		return;
+	step(d, &(struct event){.type = EV_MSG, .msg = {2 + take(d) % 2, &got}});
+}
+
+static void pass_time(struct drive *d, uint64_t ns)
+{
+	d->time.slow_ns += ns;
+	d->time.fast_ns += ns + ns / 1000;
+	d->time.wall_us += ns / 1000;
+}
+
+static void tick(struct drive *d)
+{
+	for (unsigned i = 0; i < 1000; i++) {
+		step(d, &(struct event){.type = EV_TICK});
+		if (engine_wait_ns(d->engine, &d->time) > 0)
+			return;
+	}
+	CHECK(!"the engine never rests");
+}
+
+static void give_event(struct drive *d)
+{
+	static const uint64_t passes_ns[] = {
+		0, 1000, MS, 20 * MS, 200 * MS, 1000 * MS, 2500 * MS, 70000 * MS};
+	static const enum node_status statuses[] = {NODE_ACTIVE, NODE_RESYNC, NODE_QUARANTINE};
+	uint8_t b = take(d);
+	switch (b % 16) {
+	case 0:
+	case 1:
+	case 2:
+	case 3:
+	case 4:
+		give_op(d);
+		break;
+	case 5:
+	case 6:
+	case 7:
+	case 8:
+	case 9:
+	case 10:
+		give_msg(d);
+		break;
+	case 11:
+	case 12:
+		pass_time(d, passes_ns[b / 16 % 8]);
+		tick(d);
+		break;
+	case 13:
+		step(d, &(struct event){.type = EV_LINK, .link = {2 + (b >> 4) % 2, (b >> 5) % 2}});
+		break;
+	case 14:
+		if (b & 128)
+			step(d, &(struct event){.type = EV_STATUS,
+					.status = {
+						statuses[(b >> 4) % 3], pick_n(d) & BALLOT_MAX}});
+		else
+			step(d, &(struct event){
+					.type = EV_CEILING, .ceiling_n = pick_n(d) & BALLOT_MAX});
+		break;
+	default: {
+		uint64_t tag = take(d) % (d->next_tag + 1);
+		if (tag < d->next_tag)
+			d->waits[tag] = false;
+		step(d, &(struct event){.type = EV_CANCEL, .cancel_tag = tag});
+	}
+	}
+}
+
+static void start(struct drive *d, void *memory, size_t bytes, const struct engine_config *cfg)
+{
+	d->time = (struct engine_time){MS, MS, UINT64_C(1800000000000000)};
+	d->next_tag = 1;
+	ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
+	d->engine = engine_init(cfg, &d->time, memory, bytes);
+	buf_init(&d->buf, 0);
+	step(d, &(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, 0}});
+	for (uint8_t node = 2; node <= 3; node++)
+		step(d, &(struct event){.type = EV_LINK, .link = {node, true}});
+}
+
+static void finish(struct drive *d)
+{
+	for (unsigned i = 0; i < SETTLE_STEPS; i++) {
+		pass_time(d, i < 8 ? 1000 * MS : 7200000 * MS);
+		tick(d);
+	}
+	for (uint64_t tag = 1; tag < d->next_tag; tag++)
+		CHECK(!d->waits[tag]);
+	struct engine_stats s;
+	engine_stats(d->engine, &s);
+	CHECK(s.leases == 0 && s.promises == 0 && s.waiters == 0 && s.ops == 0);
+	engine_validate(d->engine);
+	buf_fini(&d->buf);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct engine_config cfg = {.self = 1,
+		.n_masters = 3,
+		.masters = {1, 2, 3},
+		.slots = 16,
+		.threads = 1,
+		.max_lease_ms = config_lease_ms,
+		.attempt_ms = 1000,
+		.drift_ppm = 1000,
+		.op_timeout_ms = 2000,
+		.max_leases = 64,
+		.max_ops = 32,
+		.max_waiters_per_key = 8,
+		.cid = 0x1001,
+		.seed = 1,
+		.ceiling_n = BALLOT_MAX};
+	struct drive d = {.p = data, .left = size};
+	if (take(&d) & 1)
+		cfg.ceiling_n = 1; /* with a state file: the first ballots must wait for it */
+	memset(key_max, 'k', sizeof key_max);
+	memset(value_max, 'v', sizeof value_max);
+	size_t bytes = engine_memory_bytes(&cfg);
+	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(memory != MAP_FAILED);
+	start(&d, memory, bytes, &cfg);
+	for (unsigned i = 0; i < EVENTS_MAX && d.left > 0 && d.next_tag < EVENTS_MAX; i++) {
+		give_event(&d);
+		if (i % 16 == 0)
+			engine_validate(d.engine);
+	}
+	finish(&d);
+	ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
+	munmap(memory, bytes);
+	return 0;
+}
