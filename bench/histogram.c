@@ -2,7 +2,7 @@
 
 static unsigned bucket_of(uint64_t ns)
 {
-	if (ns < 2 * HISTOGRAM_SUB)
+	if (ns < UINT64_C(2) * HISTOGRAM_SUB)
 		return (unsigned)ns;
 	unsigned shift = 63 - (unsigned)__builtin_clzll(ns) - 6;
 	unsigned bucket = shift * HISTOGRAM_SUB + (unsigned)(ns >> shift);

@@ -64,6 +64,6 @@ struct load {
 };
 
 uint64_t load_now_ns(void);
-/* Body of a thread; @load: struct load. Returns NULL; load->why tells of failure. */
-void *load_run(void *load);
+/* Body of a thread; @arg: struct load. Returns NULL; load->why tells of failure. */
+void *load_run(void *arg);
 void load_count_error(struct error_count *errors, struct bytes word, uint64_t n);

@@ -35,7 +35,7 @@ static void print_usage(FILE *f)
 {
 	fputs("usage: locker [--node HOST:PORT,...] [--json] [--timeout TIME] COMMAND ...\n\n", f);
 	for (const struct command *c = commands; c->name; c++)
-		fprintf(f, "  %-13s %s\n", c->name, c->usage);
+		fprintf(f, "  %-*s%s\n", *c->usage ? 14 : 0, c->name, c->usage);
 	fputs("  help          [COMMAND]\n\n"
 	      "--node     nodes to try, in this order; any node takes any command\n"
 	      "           (default LOCKER_NODES, or " DEFAULT_NODES ")\n"
@@ -45,7 +45,8 @@ static void print_usage(FILE *f)
 	      "--version  print the version\n\n"
 	      "TTL, TIME and TIMEOUT are milliseconds, or 500ms, 10s, 1m, 1h.\n"
 	      "Exit status: 0 done; 1 refused (held, not the owner, not held); 2 usage;\n"
-	      "3 no quorum, or unknown whether it took effect; 4 no node could be reached.\n",
+	      "3 no quorum, unknown whether it took effect, or busy, not ready, at a limit;\n"
+	      "4 no node could be reached.\n",
 		f);
 }
 
@@ -245,7 +246,8 @@ int main(int argc, char **argv)
 	}
 	const struct command *command = command_find(words[0]);
 	if (!command) {
-		snprintf(why, sizeof why, "no command '%.64s'; see locker --help", words[0]);
+		snprintf(why, sizeof why, "no %s '%.64s'; see locker --help",
+			strncmp(words[0], "--", 2) == 0 ? "option" : "command", words[0]);
 		return usage_error(why);
 	}
 	if (request_build(&request, command, (size_t)n - 1, words + 1, why, sizeof why) < 0)

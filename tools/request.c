@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/check.h"
 
@@ -139,6 +140,16 @@ bool duration_parse(const char *text, int64_t *ret_ms)
 	return false;
 }
 
+static bool is_key(const char *word, char *why, size_t why_bytes)
+{
+	size_t bytes = strlen(word);
+
+	if (bytes > 0 && bytes <= KEY_MAX_BYTES)
+		return true;
+	snprintf(why, why_bytes, "a key has 1 to %d bytes, not %zu", KEY_MAX_BYTES, bytes);
+	return false;
+}
+
 /* What goes to the server for @word; the text of a time is kept in @r. 0, or -1. */
 static int encode_word(struct request *r, enum word_kind kind, const char *word, struct bytes *ret,
 	char *why, size_t why_bytes)
@@ -149,13 +160,24 @@ static int encode_word(struct request *r, enum word_kind kind, const char *word,
 
 	switch (kind) {
 	case WORD_NONE:
+		break;
 	case WORD_BYTES:
+		if (strlen(word) > VALUE_MAX_BYTES) {
+			snprintf(why, why_bytes, "'%.20s...' has %zu bytes; a value has at most %d",
+				word, strlen(word), VALUE_MAX_BYTES);
+			return -1;
+		}
 		break;
 	case WORD_TIME:
 	case WORD_WAIT:
 		if (!duration_parse(word, &ms)) {
 			snprintf(why, why_bytes,
 				"'%s' is no time: milliseconds, or 500ms, 10s, 1m, 1h", word);
+			return -1;
+		}
+		if (kind == WORD_TIME && (ms == 0 || ms > LEASE_MAX_MS)) {
+			snprintf(why, why_bytes, "'%s' is no lease: 1ms to %dh", word,
+				LEASE_MAX_MS / 3600000);
 			return -1;
 		}
 		if (kind == WORD_WAIT)
@@ -233,6 +255,8 @@ int request_build(struct request *ret, const struct command *command, size_t n, 
 			if (add_option(ret, &tail, n, words, &i, why, why_bytes) < 0)
 				return -1;
 		} else if (found++ < wanted) {
+			if (found == 1 && !is_key(words[i], why, why_bytes))
+				return -1;
 			if (encode_word(ret, command->words[found - 1], words[i],
 				    &ret->argv[ret->argc++], why, why_bytes) < 0)
 				return -1;

@@ -6,9 +6,9 @@
 
 struct buf {
 	uint8_t *data;
-	size_t len;  /* bytes in use */
-	size_t cap;  /* bytes allocated */
-	size_t max;  /* never grows beyond; 0: no ceiling */
+	size_t len; /* bytes in use */
+	size_t cap; /* bytes allocated */
+	size_t max; /* never grows beyond; 0: no ceiling */
 };
 
 void buf_init(struct buf *b, size_t max);

@@ -35,4 +35,4 @@ static inline void list_remove(struct list *n)
 	list_init(n);
 }
 
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))

@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@ static const char *const level_names[] = {"error", "warn", "info", "debug"};
 static _Atomic int current_level = LOG_INFO;
 static uint64_t (*clock_us)(void);
 static char prefix[32];
+static _Atomic unsigned lost;
 
 void log_set_clock(uint64_t (*wall_us)(void))
 {
@@ -52,6 +54,13 @@ static size_t put_time(char *line, size_t size)
 	return more < 0 ? n : n + (size_t)more;
 }
 
+void text_make_printable(char *text, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++)
+		if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+			text[i] = '?';
+}
+
 void log_at(enum log_level level, const char *format, ...)
 {
 	if ((int)level > atomic_load_explicit(&current_level, memory_order_relaxed))
@@ -65,9 +74,23 @@ void log_at(enum log_level level, const char *format, ...)
 	va_start(args, format);
 	k = vsnprintf(line + n, sizeof line - n - 1, format, args);
 	va_end(args);
+	size_t text = n;
 	if (k > 0)
 		n += (size_t)k < sizeof line - n - 1 ? (size_t)k : sizeof line - n - 2;
+	text_make_printable(line + text, n - text);
 	line[n++] = '\n';
-	/* One write per line keeps lines of several threads whole; a full pipe must not stop us. */
+	/* One write per line keeps lines of several threads whole. A reader that has stopped must
+	 * not stop us: what does not fit its pipe is lost, and said so when there is room again. */
+	struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+	if (poll(&out, 1, 0) != 1 || (out.revents & POLLOUT) == 0) {
+		(void)atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed);
+		return;
+	}
+	unsigned missing = atomic_exchange_explicit(&lost, 0, memory_order_relaxed);
+	if (missing > 0) {
+		char note[64];
+		k = snprintf(note, sizeof note, "(%u log lines lost)\n", missing);
+		(void)!write(STDERR_FILENO, note, (size_t)k);
+	}
 	(void)!write(STDERR_FILENO, line, n);
 }

@@ -1,6 +1,7 @@
 /* One line per event on stderr: time, level, message. Thread-safe (one write(2) a line). */
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
@@ -12,6 +13,9 @@ void log_set_level(enum log_level level);
 void log_set_prefix(const char *prefix);
 /* "error", "warn", "info", "debug": the level, or -1. */
 int log_level_parse(const char *name);
+
+/* Control bytes become '?': a log is read on terminals. log_at() does it to every message. */
+void text_make_printable(char *text, size_t bytes);
 
 void log_at(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

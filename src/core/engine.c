@@ -6,7 +6,7 @@
 
 /* Where each part lies inside the memory handed over. */
 struct layout {
-	size_t ops, lines, line_map, aborted_map, leases, names, tombs, arena, end;
+	size_t ops, lines, line_map, waiting, aborted_map, leases, names, tombs, arena, end;
 	size_t op_stride;
 };
 
@@ -30,12 +30,13 @@ static void lay_out(const struct engine_config *cfg, struct layout *l)
 	l->ops = take(&at, l->op_stride * cfg->max_ops);
 	l->lines = take(&at, sizeof(struct line) * cfg->max_ops);
 	l->line_map = take(&at, map_memory_bytes(cfg->max_ops));
+	l->waiting = take(&at, map_memory_bytes(cfg->max_ops));
 	l->aborted_map = take(&at, map_memory_bytes(ABORTED_MAX));
 	l->leases = take(&at, map_memory_bytes(cfg->max_leases));
 	l->names = take(&at, map_memory_bytes(cfg->max_leases + NAMES_IDLE_MAX));
 	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots));
-	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest key
-	 * and values; who uses more meets LIMIT. */
+	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest
+	 * key and values; who uses more meets LIMIT. */
 	l->arena = take(&at, (size_t)cfg->max_leases * 1024 + (size_t)cfg->max_ops * 10240);
 	l->end = at;
 }
@@ -44,14 +45,14 @@ static bool config_in_range(const struct engine_config *cfg)
 {
 	if (cfg->n_masters < 1 || cfg->n_masters > MASTERS_MAX || cfg->self == 0)
 		return false;
-	if (cfg->slots < 1 || cfg->slots > SLOTS_MAX || cfg->threads < 1 || cfg->threads > THREADS_MAX ||
-		cfg->shard >= cfg->threads)
+	if (cfg->slots < 1 || cfg->slots > SLOTS_MAX || cfg->threads < 1 ||
+		cfg->threads > THREADS_MAX || cfg->shard >= cfg->threads)
 		return false;
 	if (cfg->max_lease_ms < 1 || cfg->max_lease_ms > LEASE_MAX_MS || cfg->attempt_ms < 1 ||
 		cfg->attempt_ms > 60000 || cfg->drift_ppm >= 100000 || cfg->op_timeout_ms < 1)
 		return false;
 	return cfg->max_leases >= 1 && cfg->max_leases <= 1u << 30 && cfg->max_ops >= 16 &&
-		cfg->max_ops <= 1u << 22 && cfg->max_waiters_per_key >= 1;
+	       cfg->max_ops <= 1u << 22 && cfg->max_waiters_per_key >= 1;
 }
 
 size_t engine_memory_bytes(const struct engine_config *cfg)
@@ -74,8 +75,8 @@ static void init_masters(struct engine *e)
 	e->status = e->self_index == NO_MASTER ? NODE_NONMEMBER : NODE_QUARANTINE;
 }
 
-struct engine *engine_init(const struct engine_config *cfg, const struct engine_time *now, void *mem,
-	size_t bytes)
+struct engine *engine_init(
+	const struct engine_config *cfg, const struct engine_time *now, void *mem, size_t bytes)
 {
 	CHECK(config_in_range(cfg));
 	CHECK(bytes >= engine_memory_bytes(cfg));
@@ -88,7 +89,8 @@ struct engine *engine_init(const struct engine_config *cfg, const struct engine_
 	init_masters(e);
 	e->attempt_ns = cfg->attempt_ms * NS_PER_MS;
 	e->drift_ppm = cfg->drift_ppm;
-	/* T_promise > T_att, so that asking does not disturb a running attempt (protocol.md 2.11). */
+	/* T_promise > T_att, so that asking does not disturb a running attempt (protocol.md 2.11).
+	 */
 	e->promise_ns = 2 * e->attempt_ns;
 	e->landed_ns = more_drift(e, e->attempt_ns) + NS_PER_MS; /* T_msg = T_att */
 	e->hlc = cfg->start_n;
@@ -107,6 +109,7 @@ struct engine *engine_init(const struct engine_config *cfg, const struct engine_
 	uint64_t tomb_ns = 2 * more_drift(e, 2 * e->attempt_ns); /* T_tomb, with T_msg = T_att */
 	tombs_init(&e->tombs, base + l.tombs, tombs_max(cfg), cfg->slots, tomb_ns, now->slow_ns);
 	map_init(&e->lines, base + l.line_map, cfg->max_ops);
+	map_init(&e->waiting, base + l.waiting, cfg->max_ops);
 	map_init(&e->aborted_map, base + l.aborted_map, ABORTED_MAX);
 	e->line_pool = (struct line *)(void *)(base + l.lines);
 	lines_init(e);
@@ -163,11 +166,12 @@ void send_node(struct engine *e, uint8_t node, const struct msg *m)
 	e->stats.msgs_out++;
 }
 
-static void reply_now(struct engine *e, const struct op_request *r, enum outcome outcome,
-	const char *limit)
+static void reply_now(
+	struct engine *e, const struct op_request *r, enum outcome outcome, const char *limit)
 {
 	struct effect *f = effect_new(e, FX_REPLY);
-	f->reply = (struct result){.tag = r->tag, .kind = r->kind, .outcome = outcome, .limit = limit};
+	f->reply =
+		(struct result){.tag = r->tag, .kind = r->kind, .outcome = outcome, .limit = limit};
 }
 
 static void on_op(struct engine *e, const struct op_request *r)
@@ -210,17 +214,14 @@ static void on_op(struct engine *e, const struct op_request *r)
 
 static void on_cancel(struct engine *e, uint64_t tag)
 {
-	for (uint32_t i = 1; i <= e->ops_touched; i++) {
-		struct op *op = op_at(e, i - 1);
-		if (op->state == OPS_FREE || op->tag != tag || op->orphan)
-			continue;
-		op->orphan = true;
-		if (op->state == OPS_WATCH)
-			op_free(e, op);
-		else if (op->kind == OP_LOCK)
-			lock_cancel(e, op);
+	struct op *op = op_waiting(e, tag);
+	if (op == NULL || op->orphan)
 		return;
-	}
+	op->orphan = true;
+	if (op->state == OPS_WATCH)
+		op_free(e, op);
+	else
+		lock_cancel(e, op);
 }
 
 static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
@@ -273,8 +274,8 @@ static void on_status(struct engine *e, enum node_status status, uint64_t floor_
 	e->status = status;
 }
 
-void engine_step(struct engine *e, const struct engine_time *now, const struct event *ev,
-	struct effects *fx)
+void engine_step(
+	struct engine *e, const struct engine_time *now, const struct event *ev, struct effects *fx)
 {
 	fx->n = 0;
 	e->fx = fx;
@@ -319,9 +320,9 @@ uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now)
 	uint64_t wait_ns = UINT64_MAX;
 	const uint64_t slow_due[] = {wheel_next_ns(&e->lease_wheel), tombs_next_ns(&e->tombs)};
 	for (unsigned i = 0; i < 2; i++) {
-		uint64_t d = slow_due[i] == UINT64_MAX ? UINT64_MAX
-			: slow_due[i] <= now->slow_ns ? 0
-						      : slow_due[i] - now->slow_ns;
+		uint64_t d = slow_due[i] == UINT64_MAX     ? UINT64_MAX
+			     : slow_due[i] <= now->slow_ns ? 0
+							   : slow_due[i] - now->slow_ns;
 		wait_ns = d < wait_ns ? d : wait_ns;
 	}
 	uint64_t op_due = wheel_next_ns(&e->op_wheel);
@@ -369,6 +370,6 @@ void engine_stats(const struct engine *e, struct engine_stats *ret)
 	ret->ops_max = e->cfg.max_ops;
 	ret->tombstones = tombs_count(&e->tombs);
 	ret->memory_bytes = (uint64_t)e->arena.next * ARENA_UNIT + map_used_bytes(&e->leases) +
-		map_used_bytes(&e->tombs.gen[0]) + map_used_bytes(&e->tombs.gen[1]) +
-		(uint64_t)e->ops_touched * e->op_stride;
+			    map_used_bytes(&e->tombs.gen[0]) + map_used_bytes(&e->tombs.gen[1]) +
+			    (uint64_t)e->ops_touched * e->op_stride;
 }

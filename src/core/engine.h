@@ -26,16 +26,16 @@ struct engine_config {
 	uint16_t threads;             /* of this node */
 	uint16_t shard;               /* 0..threads-1; owns slots with slot % threads == shard */
 	uint32_t max_lease_ms;
-	uint32_t attempt_ms;          /* T_att */
-	uint32_t drift_ppm;           /* rho */
+	uint32_t attempt_ms; /* T_att */
+	uint32_t drift_ppm;  /* rho */
 	uint32_t op_timeout_ms;
-	uint32_t max_leases;          /* of this shard */
-	uint32_t max_ops;             /* operations and waiters in flight in this shard */
+	uint32_t max_leases; /* of this shard */
+	uint32_t max_ops;    /* operations and waiters in flight in this shard */
 	uint32_t max_waiters_per_key;
-	uint64_t cid;                 /* random, fresh per process start and shard */
-	uint64_t seed;                /* for jitter */
-	uint64_t ceiling_n;           /* durable ballot ceiling; BALLOT_MAX: no state file */
-	uint64_t start_n;             /* hybrid clock starts above this */
+	uint64_t cid;       /* random, fresh per process start and shard */
+	uint64_t seed;      /* for jitter */
+	uint64_t ceiling_n; /* durable ballot ceiling; BALLOT_MAX: no state file */
+	uint64_t start_n;   /* hybrid clock starts above this */
 };
 
 /* Bytes of address space the engine wants (reserve, do not commit: pages are touched as needed).
@@ -46,8 +46,8 @@ struct engine;
 
 /* Build an engine inside [mem, mem+bytes): zeroed, 64-byte aligned, at least
  * engine_memory_bytes(). It starts in NODE_QUARANTINE. */
-struct engine *engine_init(const struct engine_config *cfg, const struct engine_time *now, void *mem,
-	size_t bytes);
+struct engine *engine_init(
+	const struct engine_config *cfg, const struct engine_time *now, void *mem, size_t bytes);
 
 static inline uint16_t engine_slot_of(uint64_t hash, uint16_t slots)
 {
@@ -58,27 +58,29 @@ static inline uint16_t engine_slot_of(uint64_t hash, uint16_t slots)
 
 enum op_kind {
 	OP_LOCK,
-	OP_UPDATE,       /* value -> new_value; has_ttl: extend in the same step */
+	OP_UPDATE, /* value -> new_value; has_ttl: extend in the same step */
 	OP_EXTEND,
 	OP_RELEASE,
-	OP_READ,         /* this node's copy */
-	OP_READ_QUORUM,  /* also HOLDER QUORUM and CHECK: result has everything */
+	OP_READ,        /* this node's copy */
+	OP_READ_QUORUM, /* also HOLDER QUORUM and CHECK: result has everything */
 	OP_WAITFOR,
 	OP_WAITRELEASE,
-	OP_LAG,          /* key: the probe key; value: anything; locks and releases it */
+	OP_LAG, /* key: the probe key; value: anything; locks and releases it */
 };
 
 struct op_request {
 	enum op_kind kind;
-	uint64_t tag; /* the caller's name for it; comes back in the result; unique while in flight */
+	uint64_t tag;  /* the caller's name for it; comes back in the result; unique while in flight
+			*/
 	uint64_t hash; /* hash_bytes(key) */
 	struct bytes key;
 	struct bytes value;
 	struct bytes new_value;
 	struct bytes client; /* name or address, for HOLDER; truncated to CLIENT_NAME_MAX_BYTES */
 	uint64_t token;
-	uint64_t wait_ms;    /* LOCK with wait, WAITFOR, WAITRELEASE */
-	uint64_t asked_fast_ns; /* when the request reached this node, fast clock of this thread: LAG */
+	uint64_t wait_ms;       /* LOCK with wait, WAITFOR, WAITRELEASE */
+	uint64_t asked_fast_ns; /* when the request reached this node, fast clock of this thread:
+				   LAG */
 	uint32_t ttl_ms;
 	bool has_token;
 	bool has_ttl;
@@ -88,8 +90,8 @@ struct op_request {
 
 enum event_type {
 	EV_OP,      /* a client operation: exactly one FX_REPLY will come, now or later */
-	EV_CANCEL,  /* the client of @tag is gone: no reply is wanted, a waiter leaves its line.
-	             * Cold path: searches. */
+	EV_CANCEL,  /* the client of @tag is gone: no reply is wanted, a waiter leaves its line. Only
+		     * for LOCK with wait, WAITFOR and WAITRELEASE; others end by themselves. */
 	EV_MSG,     /* a message of a peer */
 	EV_LINK,    /* a link to a peer is up with this incarnation, or down */
 	EV_STATUS,  /* this node begins to vote (NODE_ACTIVE), or stops */
@@ -122,10 +124,10 @@ struct event {
 
 /* Outcomes of commands.md. */
 enum outcome {
-	OUT_OK,         /* granted, done, found */
-	OUT_HELD,       /* LOCK: null; READ*: never */
-	OUT_NULL,       /* READ*: not held; WAIT*: the time ran out */
-	OUT_NOTLOCKED,  /* WAITRELEASE: not held at the start */
+	OUT_OK,        /* granted, done, found */
+	OUT_HELD,      /* LOCK: null; READ*: never */
+	OUT_NULL,      /* READ*: not held; WAIT*: the time ran out */
+	OUT_NOTLOCKED, /* WAITRELEASE: not held at the start */
 	OUT_NOTOWNER,
 	OUT_NOTFOUND,
 	OUT_NOQUORUM,
@@ -140,24 +142,24 @@ struct result {
 	enum op_kind kind;
 	enum outcome outcome;
 	uint64_t token;
-	uint64_t valid_ms;     /* counted from when the client sent the request */
-	uint8_t quorum;        /* masters needed */
+	uint64_t valid_ms; /* counted from when the client sent the request */
+	uint8_t quorum;    /* masters needed */
 	uint8_t votes;
 	uint8_t commits;
-	uint8_t masters;       /* all of them: "1 of 3" */
-	uint8_t answered;      /* NOQUORUM, UNKNOWN: reachable (nothing sent) or answering masters */
-	uint8_t node;          /* HOLDER: coordinator */
-	bool sent;             /* NOQUORUM: something was sent */
-	struct bytes value;    /* READ*, WAITFOR */
+	uint8_t masters;    /* all of them: "1 of 3" */
+	uint8_t answered;   /* NOQUORUM, UNKNOWN: reachable (nothing sent) or answering masters */
+	uint8_t node;       /* HOLDER: coordinator */
+	bool sent;          /* NOQUORUM: something was sent */
+	struct bytes value; /* READ*, WAITFOR */
 	struct bytes client;
 	uint64_t remaining_ns;
 	uint64_t held_ns;
-	uint64_t elapsed_ns;   /* LAG */
-	const char *limit;     /* OUT_LIMIT: which */
+	uint64_t elapsed_ns; /* LAG */
+	const char *limit;   /* OUT_LIMIT: which */
 };
 
 enum effect_type {
-	FX_SEND,    /* msg to each node of to[] */
+	FX_SEND, /* msg to each node of to[] */
 	FX_REPLY,
 	FX_CEILING, /* make ceiling_n durable, then EV_CEILING */
 };
@@ -203,10 +205,10 @@ void engine_hlc_merge(struct engine *e, uint64_t n);
 
 struct engine_stats {
 	enum node_status status;
-	uint64_t leases;      /* confirmed live entries, probe keys left out */
-	uint64_t promises;    /* unconfirmed ones */
-	uint64_t waiters;     /* LOCK WAIT, WAITFOR, WAITRELEASE */
-	uint64_t ops;         /* rounds in flight, background ones included */
+	uint64_t leases;   /* confirmed live entries, probe keys left out */
+	uint64_t promises; /* unconfirmed ones */
+	uint64_t waiters;  /* LOCK WAIT, WAITFOR, WAITRELEASE */
+	uint64_t ops;      /* rounds in flight, background ones included */
 	uint64_t ops_max;
 	uint64_t tombstones;
 	uint64_t memory_bytes; /* touched so far, approximately */

@@ -10,10 +10,10 @@
 #include "core/tomb.h"
 #include "core/wheel.h"
 
-#define NS_PER_MS   UINT64_C(1000000)
-#define EPOCH_US    UINT64_C(1577836800000000) /* 2020-01-01 UTC: ballots count from there */
-#define CEILING_US  UINT64_C(60000000)         /* W_ceil: how far ahead the ceiling is reserved */
-#define PROBE_REQ   (UINT64_C(1) << 63)        /* marks `req` of a promise's own questions */
+#define NS_PER_MS  UINT64_C(1000000)
+#define EPOCH_US   UINT64_C(1577836800000000) /* 2020-01-01 UTC: ballots count from there */
+#define CEILING_US UINT64_C(60000000)         /* W_ceil: how far ahead the ceiling is reserved */
+#define PROBE_REQ  (UINT64_C(1) << 63)        /* marks `req` of a promise's own questions */
 
 enum {
 	PROBES_MAX = 1024,     /* promises asking their fellow masters at one time */
@@ -25,8 +25,8 @@ enum {
 	EXPIRY_BATCH = 16,     /* entries whose end is looked at together */
 	STEP_EFFECTS = 40,     /* room kept for the effects of a batch of actions */
 	BACKOFF_CAP_MS = 50,
-	POLL_MS = 1000,        /* a parked waiter looks again at least this often */
-	PROMISE_CAP_MS = 50,   /* T_prom */
+	POLL_MS = 1000,      /* a parked waiter looks again at least this often */
+	PROMISE_CAP_MS = 50, /* T_prom */
 	RTT_START_NS = 1000000,
 };
 
@@ -35,7 +35,7 @@ enum {
 enum lease_flag {
 	LEASE_UNCONFIRMED = 1 << 0, /* a promise: granted here, not yet known to have a majority */
 	LEASE_STICKY = 1 << 1,      /* this coordinator's ballot is promised by a majority, its last
-	                             * write is known: update and release by value take one round */
+				     * write is known: update and release by value take one round */
 	LEASE_ASKED = 1 << 2,       /* promise: its coordinator was asked once already */
 	LEASE_HIDDEN = 1 << 3,      /* a probe key of LAG */
 	LEASE_DOUBTED = 1 << 4,     /* a RELEASE was refused here: is it still held elsewhere? */
@@ -62,9 +62,9 @@ _Static_assert(sizeof(struct lease) == 64, "one cache line");
 
 /* What only an update, or a promise that grows old, needs. */
 struct side {
-	struct version vb;  /* version of the value */
-	struct version pb;  /* promised ballot */
-	uint64_t pb_ns;     /* when promised, slow clock */
+	struct version vb; /* version of the value */
+	struct version pb; /* promised ballot */
+	uint64_t pb_ns;    /* when promised, slow clock */
 	uint64_t last_op;
 	uint32_t probe; /* index + 1 of a running probe of a promise, or 0 */
 };
@@ -73,17 +73,17 @@ struct side {
 
 enum op_state {
 	OPS_FREE,
-	OPS_LOCK_TRY,      /* TRYLOCK out */
-	OPS_LOCK_BACKOFF,  /* until the timer */
-	OPS_LOCK_PARKED,   /* head of its line: held by another; woken, or looks again by timer */
-	OPS_LOCK_QUEUED,   /* behind the head */
+	OPS_LOCK_TRY,     /* TRYLOCK out */
+	OPS_LOCK_BACKOFF, /* until the timer */
+	OPS_LOCK_PARKED,  /* head of its line: held by another; woken, or looks again by timer */
+	OPS_LOCK_QUEUED,  /* behind the head */
 	OPS_EXTEND,
 	OPS_PREPARE,
 	OPS_ACCEPT,
 	OPS_RELEASE,
 	OPS_READ,
-	OPS_RETRY,         /* waits for its timer, then begins its kind's round again */
-	OPS_WATCH,         /* WAITFOR, WAITRELEASE */
+	OPS_RETRY, /* waits for its timer, then begins its kind's round again */
+	OPS_WATCH, /* WAITFOR, WAITRELEASE */
 };
 
 /* Why an operation prepares a ballot. */
@@ -122,29 +122,29 @@ struct op {
 	uint32_t index;
 	uint32_t round; /* counts rounds: answers to older ones are not ours */
 	uint8_t state;
-	uint8_t kind;   /* enum op_kind */
+	uint8_t kind; /* enum op_kind */
 	uint8_t goal;
 	uint8_t accept;
 	uint16_t slot;
 	bool wait, idempotent, has_token, has_ttl;
-	bool orphan;     /* no reply is wanted any more */
-	bool maybe;      /* an ACCEPT of an UPDATE, or a RELEASE, may have taken effect somewhere */
-	bool was_live;   /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
+	bool orphan;   /* no reply is wanted any more */
+	bool maybe;    /* an ACCEPT of an UPDATE, or a RELEASE, may have taken effect somewhere */
+	bool was_live; /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
 	bool sent;
-	bool in_queue;   /* member of a line's lock or watch list */
+	bool in_queue; /* member of a line's lock or watch list */
 	bool in_run;
-	bool adopting;   /* LOCK IDEMPOTENT in its EXTEND */
+	bool adopting; /* LOCK IDEMPOTENT in its EXTEND */
 	bool sealed_read, polled;
-	uint8_t attempts; /* LOCK: in a row without parking */
-	uint8_t heard;    /* LOCK: how many masters answered the attempt that failed last */
-	uint8_t quorum_seen; /* votes of the round that counted */
+	uint8_t attempts;         /* LOCK: in a row without parking */
+	uint8_t heard;            /* LOCK: how many masters answered the attempt that failed last */
+	uint8_t quorum_seen;      /* votes of the round that counted */
 	uint16_t asked, answered; /* bit per master index */
-	uint32_t block;  /* key value new_value client, arena */
+	uint32_t block;           /* key value new_value client, arena */
 	uint16_t key_bytes, value_bytes, new_bytes, client_bytes;
 	uint32_t ttl_ms;
-	uint32_t line;   /* struct line index + 1 when in_queue */
-	uint32_t q_next, q_prev; /* op index + 1 */
-	uint32_t run_next;       /* op index + 1 */
+	uint32_t line;               /* struct line index + 1 when in_queue */
+	uint32_t q_next, q_prev;     /* op index + 1 */
+	uint32_t run_next;           /* op index + 1 */
 	uint32_t try_next, try_prev; /* op index + 1: attempts in flight, for QUERY */
 	uint64_t hash;
 	uint64_t tag;
@@ -156,13 +156,13 @@ struct op {
 	uint64_t asked_slow_ns, asked_fast_ns;
 	uint64_t seal_n;
 	uint64_t op_id;
-	uint64_t base_op;     /* UPDATE: the record its first ACCEPT was built on, and ... */
+	uint64_t base_op;       /* UPDATE: the record its first ACCEPT was built on, and ... */
 	struct ballot base_uid; /* ... the instance */
 	uint64_t backoff_ns;
-	struct ballot uid;    /* LOCK: this attempt; others: the instance acted on */
-	struct ballot prev;   /* LOCK: attempt to be removed in the same message */
-	struct version b;     /* running PREPARE/ACCEPT ballot, or guard */
-	uint8_t refusal;      /* LOCK: best explanation so far, enum outcome */
+	struct ballot uid;  /* LOCK: this attempt; others: the instance acted on */
+	struct ballot prev; /* LOCK: attempt to be removed in the same message */
+	struct version b;   /* running PREPARE/ACCEPT ballot, or guard */
+	uint8_t refusal;    /* LOCK: best explanation so far, enum outcome */
 	struct answer answers[];
 };
 
@@ -170,7 +170,7 @@ struct op {
 
 struct line {
 	uint64_t hash;
-	uint32_t lock_head, lock_tail;   /* op index + 1 */
+	uint32_t lock_head, lock_tail; /* op index + 1 */
 	uint32_t watch_head, watch_tail;
 	uint32_t count;
 	uint32_t next_free;
@@ -180,9 +180,9 @@ struct line {
 
 struct probe {
 	struct ballot uid;
-	uint32_t lease;     /* arena reference, 0: free */
+	uint32_t lease; /* arena reference, 0: free */
 	uint32_t round;
-	uint16_t good;      /* masters that are sealed and do not hold it */
+	uint16_t good; /* masters that are sealed and do not hold it */
 	uint32_t next_free;
 };
 
@@ -203,12 +203,12 @@ struct engine {
 	enum node_status status;
 
 	uint8_t majority, blocking;
-	uint8_t self_index;              /* among the masters, or NO_MASTER */
+	uint8_t self_index; /* among the masters, or NO_MASTER */
 	uint8_t index_of[NODE_ID_MAX + 1];
-	uint16_t links_up;               /* bit per master index */
+	uint16_t links_up; /* bit per master index */
 	uint64_t attempt_ns, drift_ppm;
-	uint64_t promise_ns;             /* T_promise */
-	uint64_t landed_ns;              /* after that nothing of a message sent now can land */
+	uint64_t promise_ns; /* T_promise */
+	uint64_t landed_ns;  /* after that nothing of a message sent now can land */
 	uint64_t hlc;
 	uint64_t ceiling, ceiling_asked;
 	uint64_t rtt_ns;
@@ -226,10 +226,11 @@ struct engine {
 	uint8_t *ops;
 	size_t op_stride;
 	uint32_t op_free, ops_used, ops_touched;
-	struct wheel op_wheel; /* fast clock */
+	struct wheel op_wheel;       /* fast clock */
 	uint32_t run_head, run_tail; /* op index + 1: work to go on with */
 	uint32_t try_head;
 
+	struct map waiting; /* by tag: operations that EV_CANCEL may name */
 	struct map lines;
 	struct line *line_pool;
 	uint32_t line_free, lines_touched;
@@ -270,9 +271,10 @@ uint64_t ballot_next(struct engine *e);
 void ballot_merge(struct engine *e, uint64_t n);
 /* Keep the durable ceiling ahead of @n. False: not durable yet, do not answer. */
 bool ballot_cover(struct engine *e, uint64_t n);
-uint64_t less_drift(const struct engine *e, uint64_t ns);  /* ns * (1 - 2 rho), rounded down */
-uint64_t more_drift(const struct engine *e, uint64_t ns);  /* ns * kappa, rounded up */
-uint64_t lease_holder_ns(const struct engine *e, uint64_t lease_ns); /* L_eff; 0 when none is left */
+uint64_t less_drift(const struct engine *e, uint64_t ns); /* ns * (1 - 2 rho), rounded down */
+uint64_t more_drift(const struct engine *e, uint64_t ns); /* ns * kappa, rounded up */
+uint64_t lease_holder_ns(
+	const struct engine *e, uint64_t lease_ns); /* L_eff; 0 when none is left */
 
 /* ---- names.c: client names, stored once ---- */
 uint32_t name_take(struct engine *e, struct bytes name); /* 0: none, or no room */
@@ -303,8 +305,8 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key);
 uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m);
 /* The entry is over (released, aborted, expired): tombstone, wake whoever waits. */
 void lease_end(struct engine *e, uint64_t hash, uint32_t ref);
-/* A promise is given up by who asked for it. Nobody is woken: those in line did not wait for it, and
- * two who woke each other with their own failures would never rest. */
+/* A promise is given up by who asked for it. Nobody is woken: those in line did not wait for it,
+ * and two who woke each other with their own failures would never rest. */
 void lease_withdraw(struct engine *e, uint64_t hash, uint32_t ref);
 void lease_confirm(struct engine *e, uint64_t hash, uint32_t ref);
 /* Ask the fellow masters after T_promise, as of a promise, whether anybody can still hold it. */
@@ -325,8 +327,8 @@ uint16_t slot_of(const struct engine *e, uint64_t hash);
 void leases_tick(struct engine *e);
 
 /* ---- master.c: the voter ---- */
-/* Handle a request (any type but REPLY, CONFIRM, QUERY) whose key has this hash; true: *reply is the
- * answer. */
+/* Handle a request (any type but REPLY, CONFIRM, QUERY) whose key has this hash; true: *reply is
+ * the answer. */
 bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply);
 void master_confirm(struct engine *e, const struct msg *m);
 
@@ -363,11 +365,13 @@ static inline struct bytes op_new_value(const struct engine *e, const struct op 
 }
 static inline struct bytes op_client(const struct engine *e, const struct op *op)
 {
-	return bytes_of(op_data(e, op) + op->key_bytes + op->value_bytes + op->new_bytes,
-		op->client_bytes);
+	return bytes_of(
+		op_data(e, op) + op->key_bytes + op->value_bytes + op->new_bytes, op->client_bytes);
 }
 struct op *op_new(struct engine *e, const struct op_request *r); /* NULL: full */
 void op_free(struct engine *e, struct op *op);
+/* The waiting operation of this tag, or NULL. */
+struct op *op_waiting(const struct engine *e, uint64_t tag);
 /* Answer the client; the operation lives on until op_free(). */
 struct result *op_reply(struct engine *e, struct op *op, enum outcome outcome);
 void op_finish(struct engine *e, struct op *op, enum outcome outcome);
@@ -388,10 +392,10 @@ void round_rtt(struct engine *e, const struct op *op);
 void ops_tick(struct engine *e);
 void ops_run(struct engine *e);
 /* The instance with most answers of @verdict; its count. */
-unsigned round_best_uid(const struct engine *e, const struct op *op, uint8_t verdict,
-	struct ballot *ret_uid);
-unsigned round_count_uid(const struct engine *e, const struct op *op, uint8_t verdict,
-	struct ballot uid);
+unsigned round_best_uid(
+	const struct engine *e, const struct op *op, uint8_t verdict, struct ballot *ret_uid);
+unsigned round_count_uid(
+	const struct engine *e, const struct op *op, uint8_t verdict, struct ballot uid);
 
 /* ---- lock.c ---- */
 void lock_start(struct engine *e, struct op *op);

@@ -90,7 +90,7 @@ static bool can_reach_majority(const struct engine *e, const struct op *op, stru
 	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
 		const struct answer *a = &op->answers[i];
 		bool without = a->verdict == VERDICT_FREE ||
-			(a->verdict == VERDICT_LIVE && !ballot_eq(a->uid, uid));
+			       (a->verdict == VERDICT_LIVE && !ballot_eq(a->uid, uid));
 		sealed += without && a->n >= uid.n;
 	}
 	return sealed < e->blocking;
@@ -150,7 +150,7 @@ void read_answered(struct engine *e, struct op *op)
 	} else if (a != NULL) {
 		read_done(e, op, a);
 	} else if (free_by_majority(e, op) ||
-		(op->seal_n != 0 && told >= e->majority && only_ghosts(e, op))) {
+		   (op->seal_n != 0 && told >= e->majority && only_ghosts(e, op))) {
 		read_done(e, op, NULL);
 	} else if (round_outstanding(op) == 0) {
 		undecided(e, op);

@@ -7,9 +7,9 @@ void release_start(struct engine *e, struct op *op)
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	const struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
 	bool sticky = l != NULL && lease_is_sticky(e, l) &&
-		(!op->has_token || op->token == l->token) &&
-		bytes_eq(lease_value(l), op_value(e, op)) &&
-		count_bits(masters_reachable(e)) >= e->majority;
+		      (!op->has_token || op->token == l->token) &&
+		      bytes_eq(lease_value(l), op_value(e, op)) &&
+		      count_bits(masters_reachable(e)) >= e->majority;
 	if (sticky)
 		release_send(e, op, lease_uid(l), lease_pb(e, l));
 	else
@@ -18,9 +18,9 @@ void release_start(struct engine *e, struct op *op)
 
 void release_send(struct engine *e, struct op *op, struct ballot uid, struct version guard)
 {
-	/* Once UNKNOWN is said, the holder may take its lock up again by value (EXTEND, IDEMPOTENT), so
-	 * nothing of this may land later: a message lives for T_msg = T_att, and the answer waits for
-	 * that. */
+	/* Once UNKNOWN is said, the holder may take its lock up again by value (EXTEND,
+	 * IDEMPOTENT), so nothing of this may land later: a message lives for T_msg = T_att, and
+	 * the answer waits for that. */
 	uint64_t landed_ns = e->now.fast_ns + e->landed_ns;
 	if (landed_ns > op->deadline_ns) {
 		if (op->kind == OP_LAG)
@@ -48,7 +48,8 @@ static void release_leftovers(struct engine *e, struct op *op)
 			mask |= (uint16_t)(1u << i);
 	if (mask == 0)
 		return;
-	struct msg m = {.type = MSG_RELEASE, .slot = op->slot, .key = op_key(e, op), .uid = op->uid};
+	struct msg m = {
+		.type = MSG_RELEASE, .slot = op->slot, .key = op_key(e, op), .uid = op->uid};
 	struct msg reply;
 	send_masters(e, mask, &m);
 	if (e->self_index != NO_MASTER && (mask & (1u << e->self_index)))
@@ -90,7 +91,8 @@ void release_answered(struct engine *e, struct op *op)
 		if (round_outstanding(op) == 0)
 			unknown(e, op);
 	} else if (e->now.fast_ns < op->deadline_ns) {
-		/* A writer was faster: look again what the value is. Who is silent may have released. */
+		/* A writer was faster: look again what the value is. Who is silent may have
+		 * released. */
 		op->maybe = op->maybe || round_outstanding(op) > 0;
 		op_retry_later(e, op);
 	} else if (op->was_live || op->maybe || round_outstanding(op) > 0) {

@@ -27,6 +27,28 @@ static uint32_t take_index(struct engine *e)
 	return ++e->ops_touched;
 }
 
+static uint64_t tag_hash(const struct engine *e, uint64_t tag)
+{
+	return hash_mix(tag, e->cfg.cid);
+}
+
+struct op *op_waiting(const struct engine *e, uint64_t tag)
+{
+	struct map_slot *s = map_find(&e->waiting, tag_hash(e, tag));
+	while (s != NULL && op_at(e, (uint32_t)s->value)->tag != tag)
+		s = map_next(&e->waiting, tag_hash(e, tag), s);
+	return s == NULL ? NULL : op_at(e, (uint32_t)s->value);
+}
+
+static void waiting_forget(struct engine *e, const struct op *op)
+{
+	struct map_slot *s = map_find(&e->waiting, tag_hash(e, op->tag));
+	while (s != NULL && s->value != op->index)
+		s = map_next(&e->waiting, tag_hash(e, op->tag), s);
+	CHECK(s != NULL);
+	map_erase(&e->waiting, tag_hash(e, op->tag), s);
+}
+
 struct op *op_new(struct engine *e, const struct op_request *r)
 {
 	struct bytes client = r->client;
@@ -42,6 +64,14 @@ struct op *op_new(struct engine *e, const struct op_request *r)
 		return NULL;
 	}
 	struct op *op = op_at(e, index - 1);
+	/* Only what may wait long can be cancelled; the rest ends by itself. */
+	bool waits = r->wait || r->kind == OP_WAITFOR || r->kind == OP_WAITRELEASE;
+	if (waits && map_insert(&e->waiting, tag_hash(e, r->tag), index - 1) != 0) {
+		op->q_next = e->op_free;
+		e->op_free = index;
+		arena_free(&e->arena, block, bytes);
+		return NULL;
+	}
 	uint32_t round = op->round;
 	*op = (struct op){
 		.index = index - 1,
@@ -79,6 +109,8 @@ struct op *op_new(struct engine *e, const struct op_request *r)
 void op_free(struct engine *e, struct op *op)
 {
 	CHECK(op->state != OPS_FREE);
+	if (op->wait || op->kind == OP_WAITFOR || op->kind == OP_WAITRELEASE)
+		waiting_forget(e, op);
 	round_reset(e, op);
 	try_list_remove(e, op);
 	line_leave(e, op);
@@ -105,9 +137,9 @@ struct result *op_reply(struct engine *e, struct op *op, enum outcome outcome)
 		.quorum = e->majority,
 		.masters = e->cfg.n_masters,
 		.sent = op->sent,
-		.answered = (uint8_t)(!op->sent ? count_bits(masters_reachable(e))
-			: op->heard != 0 ? op->heard
-					 : count_bits(op->answered)),
+		.answered = (uint8_t)(!op->sent        ? count_bits(masters_reachable(e))
+				      : op->heard != 0 ? op->heard
+						       : count_bits(op->answered)),
 	};
 	if (outcome == OUT_NOQUORUM)
 		e->stats.no_quorum++;
@@ -286,8 +318,8 @@ unsigned round_count(const struct engine *e, const struct op *op, uint8_t verdic
 	return n;
 }
 
-unsigned round_count_uid(const struct engine *e, const struct op *op, uint8_t verdict,
-	struct ballot uid)
+unsigned round_count_uid(
+	const struct engine *e, const struct op *op, uint8_t verdict, struct ballot uid)
 {
 	unsigned n = 0;
 	for (unsigned i = 0; i < e->cfg.n_masters; i++)
@@ -295,8 +327,8 @@ unsigned round_count_uid(const struct engine *e, const struct op *op, uint8_t ve
 	return n;
 }
 
-unsigned round_best_uid(const struct engine *e, const struct op *op, uint8_t verdict,
-	struct ballot *ret_uid)
+unsigned round_best_uid(
+	const struct engine *e, const struct op *op, uint8_t verdict, struct ballot *ret_uid)
 {
 	unsigned best = 0;
 	for (unsigned i = 0; i < e->cfg.n_masters; i++) {

@@ -54,8 +54,8 @@ void update_start(struct engine *e, struct op *op)
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
 	bool sticky = l != NULL && lease_is_sticky(e, l) && token_matches(op, l->token) &&
-		bytes_eq(lease_value(l), op_value(e, op)) &&
-		count_bits(masters_reachable(e)) >= e->majority;
+		      bytes_eq(lease_value(l), op_value(e, op)) &&
+		      count_bits(masters_reachable(e)) >= e->majority;
 	if (!sticky) {
 		prepare_start(e, op, GOAL_UPDATE);
 		return;
@@ -88,8 +88,8 @@ void prepare_start(struct engine *e, struct op *op, enum prepare_goal goal)
 	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
 }
 
-static const struct answer *highest_promise(const struct engine *e, const struct op *op,
-	unsigned *ret_same)
+static const struct answer *highest_promise(
+	const struct engine *e, const struct op *op, unsigned *ret_same)
 {
 	const struct answer *best = NULL;
 	*ret_same = 0;
@@ -122,8 +122,8 @@ static void prepared_update(struct engine *e, struct op *op, const struct answer
 	bool token_ok = token_matches(op, a->uid.n);
 	bool mine = op->maybe && a->op_id == op->op_id;
 	bool repeated = op->has_token && token_ok && bytes_eq(value, op_new_value(e, op));
-	/* Once an ACCEPT of ours was out, it may have taken effect and been overwritten, with the very
-	 * value it began from: only the unchanged record says that it has not. */
+	/* Once an ACCEPT of ours was out, it may have taken effect and been overwritten, with the
+	 * very value it began from: only the unchanged record says that it has not. */
 	bool unchanged = a->op_id == op->base_op && ballot_eq(a->uid, op->base_uid);
 	if (mine || (repeated && !bytes_eq(value, op_value(e, op))))
 		accept_start(e, op, ACCEPT_OWN, value, a->op_id, 0);
@@ -181,7 +181,8 @@ static void absent(struct engine *e, struct op *op)
 static void round_lost(struct engine *e, struct op *op)
 {
 	merge_higher(e, op);
-	bool contended = round_count(e, op, VERDICT_HIGHER) + round_count(e, op, VERDICT_BUSY) > 0 ||
+	bool contended =
+		round_count(e, op, VERDICT_HIGHER) + round_count(e, op, VERDICT_BUSY) > 0 ||
 		(round_count(e, op, VERDICT_PROMISE) > 0 &&
 			count_bits(op->answered) == e->cfg.n_masters);
 	if (round_count(e, op, VERDICT_ABSENT) >= e->blocking)
@@ -208,7 +209,8 @@ static void accepted(struct engine *e, struct op *op, unsigned acks)
 {
 	uint64_t remaining_ns = UINT64_MAX;
 	for (unsigned i = 0; i < e->cfg.n_masters; i++)
-		if (op->answers[i].verdict == VERDICT_ACK && op->answers[i].remaining_ns < remaining_ns)
+		if (op->answers[i].verdict == VERDICT_ACK &&
+			op->answers[i].remaining_ns < remaining_ns)
 			remaining_ns = op->answers[i].remaining_ns;
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	if (ref != 0 && version_cmp(lease_vb(e, lease_at(e, ref)), op->b) == 0 &&

@@ -22,9 +22,9 @@
 
 /* All in nanoseconds but wall. */
 struct clocks {
-	uint64_t slow; /* adds up the smaller of the BOOTTIME and MONOTONIC_RAW deltas */
-	uint64_t fast; /* adds up the larger */
-	uint64_t mclk; /* BOOTTIME itself: message ages; comparable between threads of a node */
+	uint64_t slow;    /* adds up the smaller of the BOOTTIME and MONOTONIC_RAW deltas */
+	uint64_t fast;    /* adds up the larger */
+	uint64_t mclk;    /* BOOTTIME itself: message ages; comparable between threads of a node */
 	uint64_t wall_us; /* microseconds since 1970; ballots only */
 };
 
@@ -33,12 +33,12 @@ enum link_kind { LINK_CLIENT, LINK_PEER };
 /* One byte stream. Made by the world; valid from open() until close() has returned. */
 struct link {
 	enum link_kind kind;
-	uint64_t serial; /* never reused in this process; unique over all threads */
-	struct buf out;  /* the shard appends, then calls env_dirty(); never shrinks it */
+	uint64_t serial;        /* never reused in this process; unique over all threads */
+	struct buf out;         /* the shard appends, then calls env_dirty(); never shrinks it */
 	size_t in_flight_bytes; /* handed to the kernel and not yet done; not part of `out` */
 	bool dirty;
 	bool closing;
-	bool paused; /* the shard does not want data(); see env_ops.resume */
+	bool paused;   /* the shard does not want data(); see env_ops.resume */
 	char addr[64]; /* "127.0.0.1:54321", for people */
 	void *user;    /* the shard's */
 };
@@ -51,7 +51,8 @@ struct env_ops {
 	/* Close; with @flush what is in `out` is sent first (bounded time). handler.close() comes
 	 * later in this or another loop, never from inside this call. Idempotent. */
 	void (*close)(struct env *env, struct link *link, bool flush);
-	/* Feed the bytes kept while link->paused was set; clears it. data() follows in this loop. */
+	/* Feed the bytes kept while link->paused was set; clears it. data() follows in this loop.
+	 */
 	void (*resume)(struct env *env, struct link *link);
 	/* Adopt a connected socket as a link; NULL when out of memory or slots (fd closed then). */
 	struct link *(*adopt)(struct env *env, int fd, enum link_kind kind, const char *addr);

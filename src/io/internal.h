@@ -14,7 +14,7 @@ enum {
 	CLIENT_BUFFER_BYTES = 4096,
 	PEER_BUFFERS = 256,
 	PEER_BUFFER_BYTES = 32768,
-	OUTPUT_KEEP_BYTES = 64 * 1024, /* memory an idle output buffer may hold */
+	OUTPUT_KEEP_BYTES = 16 * 1024, /* memory an idle output buffer may hold */
 	/* Unparsed input of all links of a thread together; beyond it, links over their own
 	 * input_max_bytes are closed. */
 	KEPT_TOTAL_MAX_BYTES = 64 * 1024 * 1024,

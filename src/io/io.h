@@ -33,7 +33,8 @@ struct env *io_env(struct io *io);
 /* Run the loop with this handler until io_stop(). 0, or -errno when the ring died. */
 int io_run(struct io *io, const struct env_handler *handler);
 /* Ask the loop to end after this turn: open links are closed (handler.close is called for each;
- * what they have to send goes out, for at most a second). From a handler of this thread. */
+ * what they have to send goes out, for at most an eighth of a second). From a handler of this
+ * thread. */
 void io_stop(struct io *io);
 /* On the thread of io_new. */
 void io_free(struct io *io);

@@ -317,10 +317,12 @@ static int settle(struct config *c, char *why, size_t why_bytes)
 	c->epoch = 1;
 	if (c->op_timeout_ms == 0)
 		c->op_timeout_ms = 2 * c->attempt_ms;
-	/* A PREPARE and the round behind it each have a window of their own (src/core/release.c). */
+	/* A PREPARE and the round behind it each have a window of their own (src/core/release.c).
+	 */
 	if (c->op_timeout_ms < 2 * c->attempt_ms) {
 		(void)snprintf(why, why_bytes,
-			"--op-timeout %u ms is below twice --attempt-time %u ms: raise it to %u or more",
+			"--op-timeout %u ms is below twice --attempt-time %u ms: raise it to %u or "
+			"more",
 			c->op_timeout_ms, c->attempt_ms, 2 * c->attempt_ms);
 		return -EINVAL;
 	}

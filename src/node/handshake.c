@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/check.h"
+
 /* Refusals travel as sentences; the one that stops a node is known by its form. */
 #define SEEN_FORMAT "node %u was active in this cluster before"
 
@@ -140,14 +142,33 @@ int handshake_check(const struct identity *self, const struct hello *h, uint8_t 
 				    "give it a new id",
 			h->node,
 			(unsigned long long)((self->quarantine_ns + 999999999) / 1000000000));
+	/* Two processes of one id would be counted as one master and grant twice. Who was first
+	 * stays; a successor gets in when the links of the one it follows have ended, after 5 s of
+	 * silence if nothing else tells. */
+	if (self->live[h->node].links != 0 && self->live[h->node].inc != h->inc)
+		return refuse(why, why_bytes,
+			"another node %u is linked: are there two with this id? If it was "
+			"restarted, its links end soon",
+			h->node);
 	return 0;
 }
 
-void handshake_note(struct identity *self, const struct hello *h)
+void handshake_note(struct identity *self, const struct hello *h, uint16_t link_index)
 {
+	CHECK(link_index < THREADS_MAX);
+	if (self->live[h->node].inc != h->inc)
+		self->live[h->node].links = 0;
+	self->live[h->node].inc = h->inc;
+	self->live[h->node].links |= UINT64_C(1) << link_index;
 	/* Not only NODE_ACTIVE: a node in quarantine begins to vote without another hello. */
 	if (is_master(self, h->node) && h->status != NODE_NONMEMBER)
 		self->seen_inc[h->node] = h->inc;
+}
+
+void handshake_forget(struct identity *self, uint8_t node, uint16_t link_index, uint64_t inc)
+{
+	if (link_index < THREADS_MAX && self->live[node].inc == inc)
+		self->live[node].links &= ~(UINT64_C(1) << link_index);
 }
 
 bool handshake_fatal(const struct identity *self, const struct hello *h)

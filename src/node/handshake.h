@@ -26,7 +26,13 @@ struct identity {
 	/* By node id: incarnation that this node last shook hands with as a voter or a voter to be,
 	 * 0: none. A vote it gave may still count, so a first boot under that id is a lie. */
 	uint64_t seen_inc[NODE_ID_MAX + 1];
+	/* By node id: who is linked now, and by which links. */
+	struct {
+		uint64_t inc;
+		uint64_t links; /* bit per index */
+	} live[NODE_ID_MAX + 1];
 };
+_Static_assert(THREADS_MAX <= 64, "a bit per link");
 
 /* The dialer's hello, for link @link_index. */
 void handshake_offer(
@@ -42,8 +48,10 @@ void handshake_refusal(
  * says what differs. */
 int handshake_check(const struct identity *self, const struct hello *theirs, uint8_t expected,
 	char *why, size_t why_bytes);
-/* Note an accepted hello for seen_inc. */
-void handshake_note(struct identity *self, const struct hello *theirs);
+/* Note an accepted hello, for link @link_index. */
+void handshake_note(struct identity *self, const struct hello *theirs, uint16_t link_index);
+/* That link is no more. */
+void handshake_forget(struct identity *self, uint8_t node, uint16_t link_index, uint64_t inc);
 
 /* Is this refusal the one after which a node must stop: it said it was new and is not? Only a
  * master of our cluster can say so, and only to a first boot. */

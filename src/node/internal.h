@@ -56,6 +56,7 @@ struct node {
 	struct mailbox_mesh *mesh;
 	struct mailbox *mail; /* the control thread's */
 	int wake_fds[THREADS_MAX + 1];
+	_Atomic uint32_t n_clients; /* counted by the shards */
 	int signal_fd;
 	int peer_listen_fd;
 	struct peering *peering;

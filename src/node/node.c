@@ -232,6 +232,8 @@ static int open_signals(struct node *n, char *why, size_t why_bytes)
 	/* Before any thread is made: they inherit the mask. */
 	(void)pthread_sigmask(SIG_BLOCK, &set, NULL);
 	(void)signal(SIGPIPE, SIG_IGN);
+	/* A file-size limit is a failed write of the state file, which is tried again. */
+	(void)signal(SIGXFSZ, SIG_IGN);
 	n->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 	if (n->signal_fd < 0)
 		return fail(-errno, why, why_bytes, "signalfd: %s", strerror(errno));

@@ -313,6 +313,25 @@ static int file_line(const struct option *table, const char *prefix, char *line,
 	return apply(o, prefix, value, into, why, why_bytes);
 }
 
+/* One line without its end, NUL-terminated. 1; 0: no more; -1: @why. */
+static int read_line(FILE *f, const char *prefix, char *line, char *why, size_t why_bytes)
+{
+	size_t n = 0;
+	int ch = getc(f);
+	if (ch == EOF)
+		return 0;
+	for (; ch != EOF && ch != '\n'; ch = getc(f)) {
+		if (ch == '\0')
+			return refuse(why, why_bytes, "%sthere is a NUL byte in the line", prefix);
+		if (n == LINE_MAX_BYTES - 1)
+			return refuse(why, why_bytes, "%sthe line is longer than %d bytes", prefix,
+				LINE_MAX_BYTES - 1);
+		line[n++] = (char)ch;
+	}
+	line[n] = '\0';
+	return 1;
+}
+
 int options_file(
 	const struct option *table, const char *path, void *into, char *why, size_t why_bytes)
 {
@@ -328,13 +347,12 @@ int options_file(
 	char line[LINE_MAX_BYTES];
 	char prefix[256];
 	int r = 0;
-	for (unsigned number = 1; r == 0 && fgets(line, sizeof line, f) != NULL; number++) {
+	for (unsigned number = 1; r == 0; number++) {
 		(void)snprintf(prefix, sizeof prefix, "%.200s:%u: ", path, number);
-		size_t len = strlen(line);
-		if (len == sizeof line - 1 && line[len - 1] != '\n')
-			r = refuse(why, why_bytes, "%sthe line is longer than %d bytes", prefix,
-				LINE_MAX_BYTES - 2);
-		else
+		r = read_line(f, prefix, line, why, why_bytes);
+		if (r == 0)
+			break;
+		if (r > 0)
 			r = file_line(table, prefix, line, number, seen, into, why, why_bytes);
 	}
 	if (r == 0 && ferror(f)) {

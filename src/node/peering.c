@@ -143,17 +143,10 @@ static bool may_say(struct peering *p, const char *who, const char *text)
 	return true;
 }
 
-/* @text may hold bytes from outside, and a log is read on terminals. */
 static void complain(struct peering *p, const char *addr, const char *text)
 {
-	if (!may_say(p, addr, text))
-		return;
-	char line[320];
-	(void)snprintf(line, sizeof line, "%s", text);
-	for (char *s = line; *s != '\0'; s++)
-		if ((unsigned char)*s < ' ' || *s == 0x7f)
-			*s = '?';
-	log_warn("peer %s: %s", addr, line);
+	if (may_say(p, addr, text))
+		log_warn("peer %s: %s", addr, text);
 }
 
 /* ---- dials ---- */
@@ -238,6 +231,7 @@ static void dial_due(struct peering *p)
 void peering_link_down(struct peering *p, const struct mail_link *link)
 {
 	struct target *t = target_of(p, link->node);
+	handshake_forget(p->self, link->node, link->link_index, link->peer_inc);
 	log_debug("link %u to node %u is down", link->link_index, link->node);
 	if (t == NULL || link->link_index >= THREADS_MAX)
 		return;
@@ -267,7 +261,7 @@ static void hand_over(struct peering *p, struct conn *c)
 	memcpy(a.addr, c->addr, sizeof a.addr);
 	sock_hand_over(c->fd);
 	c->fd = -1;
-	handshake_note(p->self, h);
+	handshake_note(p->self, h, link);
 	if (is_out(p, c)) {
 		struct target *t = target_of(p, c->node);
 		t->links = links;

@@ -18,6 +18,7 @@ enum {
 	PEER_INPUT_BYTES = 2 * FRAME_MAX_BYTES,
 	PEER_OUTPUT_BYTES = 8 << 20,
 	HUGE_PAGE_BYTES = 2 << 20,
+	CLIENTS_SLACK = 128,
 };
 
 /* The handler's self is the shard's, so its one function of ours finds the thread here. */
@@ -45,8 +46,18 @@ static uint32_t share_of_keys(uint32_t total, uint32_t threads)
 	return (uint32_t)(threads == 1 ? even : even * 5 / 4);
 }
 
-static struct shard_config shard_config_of(const struct node *n, unsigned index)
+/* The kernel spreads connections by hash: room for a thread that gets more than its share. The
+ * limit of the node is counted by the shards. */
+static uint32_t share_of_clients(uint32_t total, uint32_t threads)
 {
+	uint64_t most = (uint64_t)share(total, threads) * 5 / 4 + CLIENTS_SLACK;
+	return threads == 1 || most > total ? total : (uint32_t)most;
+}
+
+static struct shard_config shard_config_of(struct shard_thread *t)
+{
+	const struct node *n = t->node;
+	unsigned index = t->index;
 	const struct config *c = &n->cfg;
 	struct shard_config s = {
 		.engine =
@@ -73,7 +84,8 @@ static struct shard_config shard_config_of(const struct node *n, unsigned index)
 		.inc = n->self.inc,
 		.cluster = hash_bytes(bytes_str(c->cluster)),
 		.epoch = c->epoch,
-		.max_clients = share(c->max_clients, c->threads),
+		.max_clients = c->max_clients,
+		.n_clients = &t->node->n_clients,
 		.input_max_bytes = c->input_limit_bytes,
 		.output_max_bytes = c->output_limit_bytes,
 		.output_soft_bytes = c->output_limit_bytes / 4,
@@ -124,7 +136,7 @@ static void *reserve(struct shard_thread *t, size_t bytes)
 
 static int make_shard(struct shard_thread *t, char *why, size_t why_bytes)
 {
-	struct shard_config cfg = shard_config_of(t->node, t->index);
+	struct shard_config cfg = shard_config_of(t);
 	size_t bytes = engine_memory_bytes(&cfg.engine);
 	if (bytes == 0) {
 		(void)snprintf(why, why_bytes,
@@ -163,7 +175,7 @@ static int build(struct shard_thread *t)
 		return r;
 	struct io_config io_cfg = {
 		.thread = t->index,
-		.max_links = share(n->cfg.max_clients, n->cfg.threads) + PEER_LINKS_MAX,
+		.max_links = share_of_clients(n->cfg.max_clients, n->cfg.threads) + PEER_LINKS_MAX,
 		.full_reply = "-ERR max number of clients reached\r\n",
 		.listen_fd = t->listen_fd,
 		.wake_fds = n->wake_fds,

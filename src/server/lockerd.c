@@ -7,9 +7,18 @@
 
 enum { EXIT_CANNOT_RUN = 1, EXIT_USAGE = 2 };
 
+/* @why may quote a file or an argument that is anything but text, and is read on a terminal. */
 static int complain(int status, const char *why)
 {
-	(void)fprintf(stderr, "lockerd: %s\n", why);
+	(void)fputs("lockerd: ", stderr);
+	for (const char *p = why; *p != '\0'; p++) {
+		unsigned char ch = (unsigned char)*p;
+		if (ch < ' ' || ch >= 0x7f)
+			(void)fprintf(stderr, "\\x%02x", ch);
+		else
+			(void)fputc(ch, stderr);
+	}
+	(void)fputc('\n', stderr);
 	return status;
 }
 

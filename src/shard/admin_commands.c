@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#define HTTP_SAID_NS (UINT64_C(60) * 1000000000)
+
 /* Connection and server commands, as far as Redis' clients send them. */
 
 enum run ping_command(struct request *rq)
@@ -23,6 +25,21 @@ enum run quit_command(struct request *rq)
 {
 	resp_simple(rq->out, "OK");
 	return RUN_CLOSE;
+}
+
+/* A web page can make its reader's browser send us a request whose body holds commands; Redis' way
+ * out is to end the connection at the first line that only HTTP has. */
+enum run http_command(struct request *rq)
+{
+	struct clients *c = rq->c;
+	uint64_t now = rq->s->now.mclk;
+	if (c->http_said_mclk == 0 || now - c->http_said_mclk >= HTTP_SAID_NS) {
+		c->http_said_mclk = now;
+		log_warn("client %s speaks HTTP (cross-protocol scripting?), closed",
+			rq->conn->link->addr);
+	}
+	client_drop(rq->s, rq->conn, false);
+	return RUN_PENDING;
 }
 
 enum run auth_command(struct request *rq)
@@ -401,7 +418,7 @@ static unsigned settings(const struct shard *s, struct setting *ret)
 		{"maxmemory-policy", "noeviction", 0},
 		{"timeout", NULL, 0},
 		{"replica-read-only", "yes", 0},
-		{"maxclients", NULL, (uint64_t)s->cfg.max_clients * s->cfg.threads},
+		{"maxclients", NULL, s->cfg.max_clients},
 		{"max-lease", NULL, e->max_lease_ms},
 		{"attempt-time", NULL, e->attempt_ms},
 		{"op-timeout", NULL, e->op_timeout_ms},

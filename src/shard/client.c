@@ -1,8 +1,10 @@
 #include "shard/client.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/hash.h"
 
 enum {
 	OUT_KEEP_BYTES = 16 * 1024, /* scratch buffers larger than this are given back */
@@ -68,6 +70,24 @@ void clients_free(struct shard *s)
 
 /* ---- one connection ---- */
 
+/* One more connection of this node; false: there are as many as may be. */
+static bool house_enter(const struct shard *s)
+{
+	if (s->cfg.n_clients == NULL)
+		return s->clients->n_conns < s->cfg.max_clients;
+	if (atomic_fetch_add_explicit(s->cfg.n_clients, 1, memory_order_relaxed) <
+		s->cfg.max_clients)
+		return true;
+	(void)atomic_fetch_sub_explicit(s->cfg.n_clients, 1, memory_order_relaxed);
+	return false;
+}
+
+static void house_leave(const struct shard *s)
+{
+	if (s->cfg.n_clients != NULL)
+		(void)atomic_fetch_sub_explicit(s->cfg.n_clients, 1, memory_order_relaxed);
+}
+
 int client_open(struct shard *s, struct link *link)
 {
 	struct clients *c = s->clients;
@@ -76,13 +96,15 @@ int client_open(struct shard *s, struct link *link)
 		reply_draining(&link->out);
 		return -1;
 	}
-	if (c->n_conns >= s->cfg.max_clients) {
+	if (!house_enter(s)) {
 		resp_error(&link->out, "ERR max number of clients reached");
 		return -1;
 	}
 	struct client_conn *conn = calloc(1, sizeof *conn);
-	if (conn == NULL)
+	if (conn == NULL) {
+		house_leave(s);
 		return -1;
+	}
 	conn->link = link;
 	conn->opened_mclk = conn->active_mclk = s->now.mclk;
 	list_init(&conn->waiting);
@@ -104,6 +126,7 @@ void client_close(struct shard *s, struct link *link)
 	calls_abandon(s, conn);
 	link->user = NULL;
 	conn_free(s->clients, conn);
+	house_leave(s);
 }
 
 static void conn_block(struct shard *s, struct client_conn *conn, enum block why)
@@ -164,6 +187,10 @@ static enum block why_not(const struct shard *s, const struct client_conn *conn,
 		return BLOCK_OUTPUT;
 	if (pending_full(conn) || conn->barrier)
 		return BLOCK_CALL;
+	/* Deep pipelines wait for themselves before they use up what all need. */
+	if (conn->unfinished >= FAIR_UNFINISHED &&
+		s->clients->calls_used > s->clients->calls_max / 2)
+		return BLOCK_CALL;
 	/* An inline request may be unescaped in place and so cannot be parsed twice: only begin
 	 * when nothing can stop it. */
 	if (first != '*') {
@@ -203,6 +230,29 @@ enum step {
 	STEP_END,  /* the connection takes no more input */
 };
 
+static enum step run_parsed(
+	struct shard *s, struct client_conn *conn, const struct resp_request *parsed)
+{
+	if (parsed->argc == 0)
+		return STEP_ON;
+	struct request rq = {
+		.s = s, .c = s->clients, .conn = conn, .argc = parsed->argc, .argv = parsed->argv};
+	switch (command_run(&rq)) {
+	case RUN_WAIT:
+		conn_block(s, conn, BLOCK_CALL);
+		return STEP_STOP;
+	case RUN_CROWDED:
+		conn_block(s, conn, BLOCK_TURN);
+		return STEP_STOP;
+	case RUN_CLOSE:
+		if (!conn->closing)
+			last_reply_queued(s, conn);
+		return STEP_END;
+	default:
+		return conn->closing || conn->quit ? STEP_END : STEP_ON;
+	}
+}
+
 static enum step run_one(
 	struct shard *s, struct client_conn *conn, uint8_t *p, size_t len, size_t *ret_used)
 {
@@ -218,27 +268,38 @@ static enum step run_one(
 			return STEP_END;
 		}
 		return STEP_STOP;
-	case RESP_OK:
-		break;
-	}
-	if (parsed.argc == 0)
-		return STEP_ON;
-	struct request rq = {
-		.s = s, .c = s->clients, .conn = conn, .argc = parsed.argc, .argv = parsed.argv};
-	switch (command_run(&rq)) {
-	case RUN_WAIT:
-		conn_block(s, conn, BLOCK_CALL);
-		return STEP_STOP;
-	case RUN_CROWDED:
-		conn_block(s, conn, BLOCK_TURN);
-		return STEP_STOP;
-	case RUN_CLOSE:
-		if (!conn->closing)
-			last_reply_queued(s, conn);
-		return STEP_END;
 	default:
-		return conn->closing || conn->quit ? STEP_END : STEP_ON;
+		return run_parsed(s, conn, &parsed);
 	}
+}
+
+/* Parse whole requests ahead and ask for the cache lines of their keys, for all of them before the
+ * first one runs: a table far larger than the caches answers several misses in the time of one.
+ * Inline requests are parsed once only, just before they run. */
+static unsigned look_ahead(struct shard *s, uint8_t *p, size_t len)
+{
+	struct ahead *ahead = s->clients->ahead;
+	const char *why = NULL;
+	unsigned n = 0;
+	for (size_t at = 0; n < AHEAD_MAX && at < len && p[at] == '*'; at += ahead[n++].bytes)
+		if (resp_parse(p + at, len - at, &ahead[n].request, &ahead[n].bytes, &why) !=
+			RESP_OK)
+			break;
+	if (n < 2)
+		return n;
+	uint64_t hash[AHEAD_MAX];
+	unsigned keys = 0;
+	for (unsigned i = 0; i < n; i++) {
+		const struct resp_request *rq = &ahead[i].request;
+		if (rq->argc < 2 || rq->argv[1].len > KEY_MAX_BYTES)
+			continue;
+		hash[keys] = hash_bytes(rq->argv[1]);
+		if (shard_of_hash(s, hash[keys]) == s->cfg.index)
+			engine_prefetch_index(s->engine, hash[keys++]);
+	}
+	for (unsigned i = 0; i < keys; i++)
+		engine_prefetch_lease(s->engine, hash[i]);
+	return n;
 }
 
 /* A request that is begun has to be whole some time; silence between requests is fine. */
@@ -261,6 +322,8 @@ ssize_t client_data(struct shard *s, struct link *link, const uint8_t *data, siz
 		return (ssize_t)len;
 	size_t used = 0;
 	unsigned commands_run = 0;
+	unsigned ahead = 0;
+	unsigned ahead_n = 0;
 	conn->active_mclk = s->now.mclk;
 	conn_block(s, conn, BLOCK_NONE);
 	while (used < len) {
@@ -272,8 +335,19 @@ ssize_t client_data(struct shard *s, struct link *link, const uint8_t *data, siz
 			break;
 		}
 		size_t n = 0;
+		enum step step;
 		/* The world's buffer is writable; only the shard's view of it is const. */
-		enum step step = run_one(s, conn, (uint8_t *)data + used, len - used, &n);
+		uint8_t *p = (uint8_t *)data + used;
+		if (ahead == ahead_n) {
+			ahead_n = look_ahead(s, p, len - used);
+			ahead = 0;
+		}
+		if (ahead < ahead_n) {
+			n = s->clients->ahead[ahead].bytes;
+			step = run_parsed(s, conn, &s->clients->ahead[ahead++].request);
+		} else {
+			step = run_one(s, conn, p, len - used, &n);
+		}
 		if (step == STEP_END)
 			return (ssize_t)len;
 		if (step == STEP_STOP)
@@ -357,7 +431,8 @@ bool clients_drain(struct shard *s)
 		next = at->next;
 		struct client_conn *conn = container_of(at, struct client_conn, all);
 		calls_end_waits(s, conn);
-		if (pending_empty(conn) && list_empty(&conn->waiting))
+		/* One that does not read is not waited for: it gets what fits its socket. */
+		if (pending_empty(conn) && conn->blocked != BLOCK_TURN)
 			client_drop(s, conn, true);
 	}
 	return list_empty(&c->conns);

@@ -17,8 +17,10 @@
 enum {
 	TURN_COMMANDS_MAX = 64, /* of one connection before others have their turn */
 	TURN_BYTES_MAX = 16 * 1024,
-	PENDING_MAX = 16384, /* replies of one connection not yet in its output */
-	WAITS_MAX = 1024,    /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
+	AHEAD_MAX = 16,       /* requests parsed before the first of them runs */
+	FAIR_UNFINISHED = 64, /* of one connection, while half of all calls are in use */
+	PENDING_MAX = 16384,  /* replies of one connection not yet in its output */
+	WAITS_MAX = 1024,     /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
 	WAIT_MAX_MS = 24 * 3600 * 1000,
 	PARTIAL_MAX_MS = 10 * 1000, /* a request must be whole by then */
 	CALLS_CHUNK = 256,
@@ -89,15 +91,22 @@ struct call {
 	bool used, resp3, waits, part;
 };
 
+struct ahead {
+	struct resp_request request;
+	size_t bytes;
+};
+
 struct clients {
 	struct list conns, ready, slow, partial;
 	uint32_t n_conns;
 	uint64_t commands, connections, probes, closed_slow;
+	uint64_t http_said_mclk; /* 0: never */
 	struct call **chunks;
 	uint32_t n_chunks, chunks_max, calls_used, calls_max, free_call;
 	struct buf scratch;                /* a reply on its way to a slot */
 	struct buf answer;                 /* a text for gather */
 	uint8_t lookup[COMMAND_HASH_SIZE]; /* index + 1 into commands[] */
+	struct ahead ahead[AHEAD_MAX];
 };
 
 /* What a handler is given. */
@@ -193,7 +202,8 @@ struct call *call_of_tag(struct shard *s, uint64_t tag);
 uint64_t call_tag(const struct shard *s, const struct call *call);
 /* The connection is going: nobody waits for its calls any more. */
 void calls_abandon(struct shard *s, struct client_conn *conn);
-/* Draining: end WAITFOR and WAITRELEASE of this connection. */
+/* Draining: end what waits on this connection. An attempt of a LOCK that is under way is taken back
+ * by the engine, which needs a moment for it: see drain() in shard.c. */
 void calls_end_waits(struct shard *s, struct client_conn *conn);
 void calls_free(struct clients *c);
 
@@ -351,6 +361,7 @@ enum run client_command(struct request *rq);
 enum run command_command(struct request *rq);
 enum run config_command(struct request *rq);
 enum run time_command(struct request *rq);
+enum run http_command(struct request *rq);
 enum run info_command(struct request *rq);
 enum run dbsize_command(struct request *rq);
 enum run summary_command(struct request *rq);

@@ -418,12 +418,11 @@ void calls_abandon(struct shard *s, struct client_conn *conn)
 	}
 }
 
-/* A waiting LOCK may be half granted: its client is told how that ends. */
-static struct call *first_local_wait(struct client_conn *conn)
+static struct call *first_wait(struct client_conn *conn)
 {
 	for (struct list *at = conn->calls.next; at != &conn->calls; at = at->next) {
 		struct call *call = container_of(at, struct call, in_conn);
-		if (call->waits && (call->reply == REPLY_VALUE || call->reply == REPLY_WAITRELEASE))
+		if (call->waits)
 			return call;
 	}
 	return NULL;
@@ -432,7 +431,7 @@ static struct call *first_local_wait(struct client_conn *conn)
 void calls_end_waits(struct shard *s, struct client_conn *conn)
 {
 	struct call *call;
-	while (!conn->closing && (call = first_local_wait(conn)) != NULL) {
+	while (!conn->closing && (call = first_wait(conn)) != NULL) {
 		uint64_t tag = call_tag(s, call);
 		unsigned shard = call->shard;
 		uint32_t slot = call->slot;

@@ -90,6 +90,12 @@ static const char *peer_state(const struct tally_peer *peer)
 	return peer->known && peer->info.linked ? state_name(peer->info.status) : "down";
 }
 
+/* -1: never. */
+static int64_t heard_ms(const struct peer_info *p)
+{
+	return p->heard_ago_ns == UINT64_MAX ? -1 : (int64_t)(p->heard_ago_ns / 1000000);
+}
+
 static unsigned port_of(const char *addr)
 {
 	const char *colon = strrchr(addr, ':');
@@ -157,16 +163,16 @@ static void add_peers(const struct shard *s, const struct tally *t, struct buf *
 		if (!peer->known)
 			continue;
 		text_add(b,
-			"peer%u:state=%s,address=%s,links=%u,heard_ms=%llu,frames_in=%llu,"
+			"peer%u:state=%s,address=%s,links=%u,heard_ms=%lld,frames_in=%llu,"
 			"frames_out=%llu,messages_in=%llu,messages_out=%llu,stale_frames=%llu,"
-			"bytes_in=%llu,bytes_out=%llu\r\n",
+			"bytes_in=%llu,bytes_out=%llu,messages_dropped=%llu\r\n",
 			s->cfg.engine.masters[i], peer_state(peer),
 			s->cfg.master_addrs[i] != NULL ? s->cfg.master_addrs[i] : "", p->links,
-			(unsigned long long)(p->heard_ago_ns / 1000000),
-			(unsigned long long)p->frames_in, (unsigned long long)p->frames_out,
-			(unsigned long long)p->msgs_in, (unsigned long long)p->msgs_out,
-			(unsigned long long)p->stale_frames, (unsigned long long)p->bytes_in,
-			(unsigned long long)p->bytes_out);
+			(long long)heard_ms(p), (unsigned long long)p->frames_in,
+			(unsigned long long)p->frames_out, (unsigned long long)p->msgs_in,
+			(unsigned long long)p->msgs_out, (unsigned long long)p->stale_frames,
+			(unsigned long long)p->bytes_in, (unsigned long long)p->bytes_out,
+			(unsigned long long)p->msgs_dropped);
 	}
 	text_add(b, "\r\n");
 }
@@ -179,8 +185,7 @@ void info_text(const struct shard *s, const struct tally *t, uint32_t sections, 
 		text_add(b,
 			"# Clients\r\nconnected_clients:%llu\r\nmaxclients:%llu\r\n"
 			"blocked_clients:%llu\r\n\r\n",
-			(unsigned long long)t->clients,
-			(unsigned long long)s->cfg.max_clients * s->cfg.threads,
+			(unsigned long long)t->clients, (unsigned long long)s->cfg.max_clients,
 			(unsigned long long)t->stats.waiters);
 	if ((sections & SECTION_MEMORY) != 0)
 		text_add(b, "# Memory\r\nused_memory:%llu\r\nmaxmemory:0\r\n\r\n",
@@ -214,7 +219,7 @@ void info_text(const struct shard *s, const struct tally *t, uint32_t sections, 
 /* ---- NODES ---- */
 
 static void add_node(struct buf *b, bool resp3, uint8_t id, const char *role, const char *state,
-	const char *address, uint64_t remaining_ms, uint64_t links, uint64_t heard_ms)
+	const char *address, uint64_t remaining_ms, uint64_t links, int64_t heard_ms)
 {
 	resp_map(b, resp3, 7);
 	resp_bulk_str(b, "id");
@@ -230,7 +235,7 @@ static void add_node(struct buf *b, bool resp3, uint8_t id, const char *role, co
 	resp_bulk_str(b, "links");
 	resp_int(b, (int64_t)links);
 	resp_bulk_str(b, "heard-ms");
-	resp_int(b, (int64_t)heard_ms);
+	resp_int(b, heard_ms);
 }
 
 void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struct buf *b)
@@ -263,6 +268,6 @@ void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struc
 				quarantine_left_ms(s), 0, 0);
 		else
 			add_node(b, resp3, cfg->masters[i], "master", peer_state(peer), address, 0,
-				peer->info.links, peer->info.heard_ago_ns / 1000000);
+				peer->info.links, heard_ms(&peer->info));
 	}
 }

@@ -67,6 +67,8 @@ const struct command commands[] = {
 	{"CONFIG", config_command, 2, ARGS_MAX, CMD_ADMIN | CMD_BIG, 0, 0},
 	{"INFO", info_command, 1, ARGS_MAX, CMD_ADMIN | CMD_BARRIER, 0, 0},
 	{"TIME", time_command, 1, 1, CMD_ADMIN, 0, 0},
+	{"POST", http_command, 1, ARGS_MAX, CMD_ADMIN, 0, 0},
+	{"HOST:", http_command, 1, ARGS_MAX, CMD_ADMIN, 0, 0},
 };
 const unsigned commands_count = sizeof commands / sizeof commands[0];
 _Static_assert(

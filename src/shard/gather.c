@@ -185,10 +185,10 @@ static void add_peer(struct tally_peer *to, const struct tally_peer *from)
 		return;
 	}
 	/* The link heard last knows best how the node is. */
-	if (f->linked && (!t->linked || f->heard_ago_ns < t->heard_ago_ns)) {
+	if (f->linked && (!t->linked || f->heard_ago_ns < t->heard_ago_ns))
 		t->status = f->status;
+	if (f->heard_ago_ns < t->heard_ago_ns)
 		t->heard_ago_ns = f->heard_ago_ns;
-	}
 	t->linked |= f->linked;
 	t->links = (uint16_t)(t->links + f->links);
 	t->frames_in += f->frames_in;
@@ -198,6 +198,7 @@ static void add_peer(struct tally_peer *to, const struct tally_peer *from)
 	t->stale_frames += f->stale_frames;
 	t->bytes_in += f->bytes_in;
 	t->bytes_out += f->bytes_out;
+	t->msgs_dropped += f->msgs_dropped;
 }
 
 static void gather_add(struct gather *g, const struct tally *t)

@@ -6,13 +6,13 @@
 
 /* Mail between shards. */
 enum shard_mail {
-	MAIL_OP = 1,   /* client.c: an operation for the shard of its key */
-	MAIL_RESULT,   /* client.c: its result, home again */
-	MAIL_CANCEL,   /* client.c: u64 tag */
-	MAIL_GATHER,   /* gather.c: a question to every shard */
-	MAIL_GATHERED, /* gather.c: one shard's answer */
-	MAIL_PEER_OUT, /* peers.c: a message to be sent on a link of the receiving thread */
-	MAIL_PEER_IN,  /* peers.c: a message that came in on the sending thread's link */
+	MAIL_OP = 1,    /* client.c: an operation for the shard of its key */
+	MAIL_RESULT,    /* client.c: its result, home again */
+	MAIL_CANCEL,    /* client.c: u64 tag */
+	MAIL_GATHER,    /* gather.c: a question to every shard */
+	MAIL_GATHERED,  /* gather.c: one shard's answer */
+	MAIL_PEER_OUT,  /* peers.c: a message to be sent on a link of the receiving thread */
+	MAIL_PEER_IN,   /* peers.c: a message that came in on the sending thread's link */
 	MAIL_PEER_LINK, /* peers.c: a link of the sending thread went up or down */
 };
 
@@ -25,12 +25,14 @@ struct shard {
 	struct mailbox *mail;
 	struct engine *engine;
 	struct clocks now;
-	struct engine_time time;      /* `now` as the engine wants it */
-	struct mail_status status;    /* last one told by the control thread */
+	struct engine_time time;   /* `now` as the engine wants it */
+	struct mail_status status; /* last one told by the control thread */
 	bool draining, drained;
 	bool stepping; /* inside shard_step() */
 	bool worked;   /* work() of this loop is done: what is sent now must be closed at once */
 	uint64_t started_mclk;
+	uint64_t drain_until_mclk; /* the last rounds are not waited for any longer; 0: not yet set
+				    */
 	struct peers *peers;
 	struct clients *clients;
 	struct effects fx;
@@ -49,14 +51,15 @@ static inline unsigned shard_of_hash(const struct shard *s, uint64_t hash)
 /* ---- peers.c: links to other nodes, frames, message ages ---- */
 struct peers *peers_new(struct shard *s);
 void peers_free(struct shard *s);
-/* Queue a message for each node; encoded once per link into the frame of this loop. A node without a
- * link is skipped (the protocol takes it as loss). */
+/* Queue a message for each node; encoded once per link into the frame of this loop. A node without
+ * a link is skipped (the protocol takes it as loss). */
 void peers_send(struct shard *s, const uint8_t *to, unsigned n, const struct msg *m);
 void peers_adopt(struct shard *s, const struct mail_adopt *a);
 ssize_t peers_data(struct shard *s, struct link *link, const uint8_t *data, size_t len);
 void peers_close(struct shard *s, struct link *link);
 void peers_mail(struct shard *s, unsigned from, uint16_t type, const void *body, size_t bytes);
-/* Close this loop's frames (stamp ages and counts), send heartbeats that are due, drop dead links. */
+/* Close this loop's frames (stamp ages and counts), send heartbeats that are due, drop dead links.
+ */
 void peers_finish_loop(struct shard *s);
 uint64_t peers_wait_ns(const struct shard *s);
 /* Nothing waits in this thread's links to be sent. */
@@ -64,9 +67,9 @@ bool peers_flushed(const struct shard *s);
 
 /* What this thread knows of a peer, for NODES and INFO. */
 struct peer_info {
-	bool linked;            /* some link of this thread to it is up */
-	uint8_t status;         /* enum node_status, from its last frame; 0 unknown */
-	uint16_t links;         /* links of this thread to it that are up */
+	bool linked;    /* some link of this thread to it is up */
+	uint8_t status; /* enum node_status, from its last frame; 0 unknown */
+	uint16_t links; /* links of this thread to it that are up */
 	uint64_t heard_ago_ns;
 	uint64_t frames_in, frames_out, msgs_in, msgs_out, stale_frames, bytes_in, bytes_out;
 	uint64_t msgs_dropped; /* in or out: too old, or the mailbox or link had no room */
@@ -79,7 +82,8 @@ void clients_free(struct shard *s);
 int client_open(struct shard *s, struct link *link);
 ssize_t client_data(struct shard *s, struct link *link, const uint8_t *data, size_t len);
 void client_close(struct shard *s, struct link *link);
-/* A result of this shard's engine: answer the client here, or mail it to the thread it belongs to. */
+/* A result of this shard's engine: answer the client here, or mail it to the thread it belongs to.
+ */
 void client_result(struct shard *s, const struct result *r);
 void client_mail(struct shard *s, unsigned from, uint16_t type, const void *body, size_t bytes);
 /* Connections held back by a limit are tried again; idle checks. Bounded. */

@@ -64,6 +64,7 @@ struct peers {
 
 struct mail_peer_out {
 	uint64_t birth;
+	uint64_t inc; /* whom the sending shard talks to */
 	uint8_t node;
 };
 
@@ -340,7 +341,7 @@ static void send_encoded(struct shard *s, uint8_t node, struct bytes msg)
 		link_append(s, peer->own, msg, s->now.mclk);
 		return;
 	}
-	struct mail_peer_out head = {.birth = s->now.mclk, .node = node};
+	struct mail_peer_out head = {.birth = s->now.mclk, .inc = peer->told_inc, .node = node};
 	uint8_t *p = mail_room(s, peer, index, MAIL_PEER_OUT, sizeof head + msg.len);
 	if (p == NULL)
 		return;
@@ -373,7 +374,8 @@ static void peer_out_mail(struct shard *s, const uint8_t *body, size_t bytes)
 	struct peer *peer = s->peers->peer[head.node];
 	CHECK(peer != NULL); /* whoever sends us this heard of our link */
 	bool old = s->now.mclk > head.birth && s->now.mclk - head.birth > s->peers->age_max_ns;
-	if (old || peer->own == NULL) {
+	/* Nothing meant for a dead incarnation reaches its successor (protocol.md 2.4, dst_inc). */
+	if (old || peer->own == NULL || peer->own->inc != head.inc) {
 		peer->count.msgs_dropped++;
 		return;
 	}

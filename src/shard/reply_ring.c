@@ -9,7 +9,10 @@
  *
  * busy[] counts unfinished commands by hash of their key, so that the ring is searched only when a
  * key is probably in use. */
-enum { RING_FIRST = 8 };
+enum {
+	RING_FIRST = 8,
+	RING_KEEP = 256, /* larger ones are given back when empty */
+};
 
 static uint16_t *busy_at(const struct client_conn *conn, uint32_t key_hash)
 {
@@ -140,6 +143,8 @@ static void pop_head(struct client_conn *conn)
 	free(slot->data);
 	slot->data = NULL;
 	conn->head++;
+	if (pending_empty(conn) && conn->slots_cap > RING_KEEP)
+		pending_fini(conn);
 }
 
 static void flush_done(struct shard *s, struct client_conn *conn)

@@ -11,6 +11,9 @@ enum {
 	TICKS_PER_LOOP = 8,
 	/* How soon a full ring is tried again: its reader tells nobody that it made room. */
 	RING_FULL_RETRY_NS = 100 * 1000,
+	/* How long rounds may take to end once no client waits for them: what was refused to a
+	 * waiting LOCK should not stay behind as a lock of nobody. */
+	DRAIN_ROUNDS_NS = 200 * 1000 * 1000,
 };
 
 static unsigned control_thread(const struct shard *s)
@@ -173,9 +176,20 @@ static void on_close(void *self, struct link *link)
 	after_event(s);
 }
 
+static bool rounds_ended(struct shard *s)
+{
+	struct engine_stats stats;
+	engine_stats(s->engine, &stats);
+	if (stats.ops == 0)
+		return true;
+	if (s->drain_until_mclk == 0)
+		s->drain_until_mclk = s->now.mclk + DRAIN_ROUNDS_NS;
+	return s->now.mclk >= s->drain_until_mclk;
+}
+
 static void drain(struct shard *s)
 {
-	if (!clients_drain(s) || s->drained)
+	if (!clients_drain(s) || s->drained || !rounds_ended(s))
 		return;
 	if (mailbox_has_mail(s->mail) || mailbox_unsent(s->mail) || !peers_flushed(s))
 		return;
@@ -223,6 +237,8 @@ static uint64_t on_wait_ns(void *self)
 	uint64_t wait = engine_wait_ns(s->engine, &s->time);
 	wait = min_u64(wait, peers_wait_ns(s));
 	wait = min_u64(wait, clients_wait_ns(s));
+	if (s->drain_until_mclk > s->now.mclk)
+		wait = min_u64(wait, s->drain_until_mclk - s->now.mclk);
 	return mailbox_unsent(s->mail) ? min_u64(wait, RING_FULL_RETRY_NS) : wait;
 }
 

@@ -8,17 +8,20 @@
 struct shard_config {
 	struct engine_config engine;
 	unsigned index;
-	unsigned threads;             /* shards of this node; the control thread is mailbox `threads` */
-	uint64_t inc;                 /* this process's incarnation */
-	uint64_t cluster;             /* hash of the cluster name */
+	unsigned threads; /* shards of this node; the control thread is mailbox `threads` */
+	uint64_t inc;     /* this process's incarnation */
+	uint64_t cluster; /* hash of the cluster name */
 	uint64_t epoch;
-	uint32_t max_clients;         /* of this thread */
-	size_t input_max_bytes;       /* unparsed input per connection */
-	size_t output_max_bytes;      /* unsent output per connection: closed beyond */
-	size_t output_soft_bytes;     /* parse no more of its input beyond */
-	const char *version;          /* texts for INFO, HELLO, NODES; valid for the shard's life */
+	uint32_t max_clients; /* of the node */
+	/* Connections of all threads together; NULL: this shard's are all. The kernel spreads them
+	 * by hash, so equal shares would refuse some while others have room. */
+	_Atomic uint32_t *n_clients;
+	size_t input_max_bytes;   /* unparsed input per connection */
+	size_t output_max_bytes;  /* unsent output per connection: closed beyond */
+	size_t output_soft_bytes; /* parse no more of its input beyond */
+	const char *version;      /* texts for INFO, HELLO, NODES; valid for the shard's life */
 	const char *cluster_name;
-	const char *client_addr;      /* "127.0.0.1:7401" */
+	const char *client_addr; /* "127.0.0.1:7401" */
 	const char *peer_addr;
 	const char *master_addrs[MASTERS_MAX]; /* peer addresses, as in engine.masters */
 };
@@ -27,9 +30,9 @@ struct shard_config {
 enum control_mail {
 	MAIL_CONTROL_FIRST = 100,
 	MAIL_ADOPT = MAIL_CONTROL_FIRST, /* control -> shard: struct mail_adopt */
-	MAIL_STATUS,        /* control -> shard: struct mail_status */
-	MAIL_CEILING,       /* control -> shard: u64, ballots up to it are durable */
-	MAIL_DRAIN,         /* control -> shard: take no new work, answer what runs, close clients */
+	MAIL_STATUS,                     /* control -> shard: struct mail_status */
+	MAIL_CEILING,                    /* control -> shard: u64, ballots up to it are durable */
+	MAIL_DRAIN, /* control -> shard: take no new work, answer what runs, close clients */
 	MAIL_RAISE_CEILING, /* shard -> control: u64 */
 	MAIL_LINK_DOWN,     /* shard -> control: struct mail_link */
 	MAIL_DRAINED,       /* shard -> control: no body; nothing of this shard is left to send */
@@ -39,9 +42,9 @@ enum control_mail {
 struct mail_adopt {
 	int fd;
 	uint8_t node;
-	uint8_t status;        /* enum node_status, from the hello */
+	uint8_t status; /* enum node_status, from the hello */
 	uint16_t link_index;
-	uint16_t links;        /* links to this node: min(threads here, threads there) */
+	uint16_t links; /* links to this node: min(threads here, threads there) */
 	uint64_t peer_inc;
 	uint64_t peer_mclk;    /* from the peer's hello */
 	uint64_t peer_mclk_at; /* our mclk when it arrived */
@@ -49,9 +52,9 @@ struct mail_adopt {
 };
 
 struct mail_status {
-	uint8_t status;             /* enum node_status */
-	uint64_t floor_n;           /* with NODE_ACTIVE */
-	uint64_t until_mclk;        /* with NODE_QUARANTINE: when it ends, for NODES and INFO */
+	uint8_t status;      /* enum node_status */
+	uint64_t floor_n;    /* with NODE_ACTIVE */
+	uint64_t until_mclk; /* with NODE_QUARANTINE: when it ends, for NODES and INFO */
 };
 
 struct mail_link {

@@ -28,10 +28,10 @@ struct frame_header {
 	uint64_t dst_inc;
 	uint64_t mclk;      /* sender's BOOTTIME, ns */
 	uint64_t echo_mclk; /* last mclk the sender had from the receiver; 0: none yet */
-	uint64_t held_ns;   /* sender's time from having it to the birth of the oldest message here */
-	uint64_t hlc_n;     /* highest ballot n the sender knows */
+	uint64_t held_ns; /* sender's time from having it to the birth of the oldest message here */
+	uint64_t hlc_n;   /* highest ballot n the sender knows */
 	uint8_t src_node;
-	uint8_t status;     /* enum node_status */
+	uint8_t status; /* enum node_status */
 };
 
 enum node_status { NODE_ACTIVE = 1, NODE_RESYNC, NODE_QUARANTINE, NODE_NONMEMBER };
@@ -59,10 +59,10 @@ int msg_peek(const uint8_t *p, size_t len, uint16_t *ret_slot, size_t *ret_len);
 /* First bytes of a stream in both directions. */
 struct hello {
 	uint16_t version;
-	uint8_t node;      /* 1..255 */
-	uint8_t status;    /* enum node_status */
-	bool first_boot;   /* started with --new-cluster and no state file */
-	bool refused;      /* the answer of an acceptor that says no; reason tells why */
+	uint8_t node;    /* 1..255 */
+	uint8_t status;  /* enum node_status */
+	bool first_boot; /* started with --new-cluster and no state file */
+	bool refused;    /* the answer of an acceptor that says no; reason tells why */
 	uint16_t link_index;
 	uint16_t threads;
 	uint16_t slots;
@@ -80,13 +80,13 @@ struct hello {
 	char reason[200];
 };
 
-/* Encode to @p of HELLO_MAX_BYTES; returns the length. What the decoder would refuse is a programmer
- * error: CHECK. A refusal needs version, node and reason only. */
+/* Encode to @p of HELLO_MAX_BYTES; returns the length. What the decoder would refuse is a
+ * programmer error: CHECK. A refusal needs version, node and reason only. */
 size_t hello_encode(uint8_t *p, const struct hello *h);
 
 /* *ret_len: the bytes the hello takes, as soon as HELLO_PREFIX_BYTES are there.
  * 0; -EAGAIN: need *ret_len bytes (or the prefix); -EPROTO: not a locker peer at all (magic);
  * -EBADMSG: malformed. Another version than ours decodes its version, node and refusal (flag and
- * reason) only. Control characters in names become '?'. Except in a refusal, status, threads, slots,
- * link_index and max_lease_ms are in range, cluster is not empty and there is a master. */
+ * reason) only. Control characters in names become '?'. Except in a refusal, status, threads,
+ * slots, link_index and max_lease_ms are in range, cluster is not empty and there is a master. */
 int hello_decode(const uint8_t *p, size_t len, struct hello *ret, size_t *ret_len);

@@ -76,9 +76,10 @@ enum verdict {
 enum msg_flag {
 	MSG_UNCONFIRMED = 1 << 0, /* the live entry told of is still a promise */
 	MSG_WAS_LIVE = 1 << 1,    /* RELEASE ABORT: it was there until now */
-	MSG_PREV_RELEASED = 1 << 2, /* TRYLOCK: prev was given up by its holder, not just abandoned */
-	MSG_PREV_REMOVED = 1 << 3,  /* ACK: prev was removed in the same step */
-	MSG_HAS_VALUE = 1 << 4,   /* value is meant, even when empty (set by the sender) */
+	MSG_PREV_RELEASED =
+		1 << 2, /* TRYLOCK: prev was given up by its holder, not just abandoned */
+	MSG_PREV_REMOVED = 1 << 3, /* ACK: prev was removed in the same step */
+	MSG_HAS_VALUE = 1 << 4,    /* value is meant, even when empty (set by the sender) */
 	MSG_FLAGS_ALL = (1 << 5) - 1,
 };
 
@@ -86,15 +87,18 @@ struct msg {
 	uint8_t type;    /* enum msg_type */
 	uint8_t verdict; /* enum verdict, MSG_REPLY only */
 	uint8_t flags;   /* enum msg_flag */
-	uint8_t node;    /* id of the coordinating node of the entry (TRYLOCK, READ and HELD answers) */
+	uint8_t node; /* id of the coordinating node of the entry (TRYLOCK, READ and HELD answers)
+		       */
 	uint16_t slot;
 	uint8_t req_type; /* MSG_REPLY: type of the request answered */
-	uint64_t req;    /* names the round at the asking node; echoed in the reply; 0: no reply wanted */
+	uint64_t req; /* names the round at the asking node; echoed in the reply; 0: no reply wanted
+		       */
 	struct bytes key;
 	struct ballot uid;
 	struct ballot prev;
-	struct version b;  /* ballot of PREPARE/ACCEPT, guard of RELEASE, vb in answers, pb in HIGHER */
-	uint64_t n;        /* seal, token, maxn or floor */
+	struct version
+		b;  /* ballot of PREPARE/ACCEPT, guard of RELEASE, vb in answers, pb in HIGHER */
+	uint64_t n; /* seal, token, maxn or floor */
 	uint64_t op_id;
 	uint64_t remaining_ns;
 	uint64_t held_ns;

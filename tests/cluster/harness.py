@@ -301,7 +301,17 @@ class Node:
         self.process.send_signal(number)
 
     def pause(self):
+        """Returns when every thread stands: right after the signal they may still answer."""
         self.send_signal(signal.SIGSTOP)
+        tasks = f"/proc/{self.process.pid}/task"
+
+        def stands():
+            for task in os.listdir(tasks):
+                with open(f"{tasks}/{task}/stat", encoding="ascii", errors="replace") as stat:
+                    if stat.read().rsplit(")", 1)[1].split()[0] not in "Tt":
+                        return False
+            return True
+        eventually(stands, f"node {self.id} stands still", pause=0.001)
 
     def resume(self):
         self.send_signal(signal.SIGCONT)

@@ -79,6 +79,10 @@ class Commands(ClusterCase):
         self.assertEqual(self.json("read", self.key, "--quorum")[1]["reply"],
                          '\u00ff\u00e9"\\\x00\n\u00ed\u00a0\u0080')
 
+    def test_a_limit_of_the_cluster_is_no_wrong_usage(self):
+        status, reply = self.json("lock", self.key, "me", "2h")
+        self.assertEqual((status, reply["outcome"]), (UNSURE, "limit"))
+
     def test_words_that_begin_with_dashes(self):
         self.assertEqual(self.json("lock", "--", self.key, "--json", "20s")[0], DONE)
         self.assertEqual(self.json("read", "--quorum", "--", self.key)[1]["reply"], "--json")
@@ -114,7 +118,11 @@ class Failures(unittest.TestCase):
                       ["lock", "k", "v", "1s", "--wait"], ["lock", "k", "v", "1s", "--quorum"],
                       ["lock", "k", "v", "1s", "more"], ["check", "k", "x"], ["--timeout"],
                       ["--timeout", "0", "lag"], ["--node", "nonsense", "lag"],
-                      ["lock", "k", "v", "99999999999999999999"], ["help", "nosuch"]):
+                      ["lock", "k", "v", "99999999999999999999"], ["help", "nosuch"],
+                      ["lock", "", "v", "1s"], ["lock", "k" * 513, "v", "1s"],
+                      ["lock", "k", "v" * 4097, "1s"], ["lock", "k", "v", "0"],
+                      ["extend", "k", "v", "25h"], ["--nosuch", "lag"], ["release", "k"],
+                      ["wait-for", "k"], ["lag", "more"]):
             status, _, err = locker(*words)
             self.assertEqual(status, USAGE, words)
             self.assertNotEqual(err, b"", words)

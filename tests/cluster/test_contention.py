@@ -42,7 +42,7 @@ def contend(address, name, key, seconds, seed, held, counts):
                 answer = client.cmd("RELEASE", key, name, "TOKEN", grant[b"token"])
                 word = "release " + getattr(answer, "word", "done")
                 counts[word] = counts.get(word, 0) + 1
-            held.append((start, max(start, end), grant[b"token"]))
+            held.append((start, end, grant[b"token"]))
 
 
 def process_body(addresses, first, count, key, seconds, seed, results):
@@ -99,7 +99,8 @@ class Contention(unittest.TestCase):
     def judge(self, held):
         tokens = [token for _, _, token in held]
         self.assertEqual(len(set(tokens)), len(tokens), "a token was given twice")
-        held = sorted(held, key=lambda h: h[2])
+        # A reply that was read when its lease was over made nobody believe anything.
+        held = sorted((h for h in held if h[0] < h[1]), key=lambda h: h[2])
         for (start, end, token), (next_start, _, next_token) in zip(held, held[1:]):
             self.assertGreaterEqual(
                 next_start, end, f"{token} until {end:.6f}, {next_token} from {next_start:.6f}")
@@ -113,13 +114,14 @@ class Contention(unittest.TestCase):
         with self.assertRaises(AssertionError):
             self.judge([(0.0, 1.0, 9), (2.0, 3.0, 5)])
         self.judge([(0.0, 1.0, 1), (1.0, 3.0, 2)])
+        self.judge([(2.5, 2.0, 1), (2.0, 3.0, 2)])
 
     def test_one_holder_at_a_time(self):
         held, counts = self.run_contention(SECONDS)
         self.assertGreater(len(held), 100, counts)
         odd = set(counts) - {"granted", "refused", "BUSY", "release done", "release NOTFOUND",
                              "release NOTOWNER"}
-        self.assertFalse(odd - {"NOQUORUM", "release UNKNOWN"}, counts)
+        self.assertFalse(odd, counts)
 
     def test_one_holder_at_a_time_while_a_master_stumbles(self):
         def disturb(cluster, seconds):

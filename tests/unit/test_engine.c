@@ -29,11 +29,16 @@ static void test_engine_lock_release_over_every_node(void **state)
 				assert_string_equal(fixture_result(f, b)->client, "tester");
 			}
 			unsigned other = id % n + 1;
-			assert_int_equal(fixture_outcome(f, fixture_lock(f, other, "k", "y", 500)), OUT_HELD);
-			assert_int_equal(fixture_outcome(f, fixture_release(f, other, "k", "y")), OUT_NOTOWNER);
-			assert_int_equal(fixture_outcome(f, fixture_release(f, other, "k", "x")), OUT_OK);
-			assert_int_equal(fixture_outcome(f, fixture_release(f, id, "k", "x")), OUT_NOTFOUND);
-			assert_int_equal(fixture_outcome(f, fixture_read(f, other, "k", true)), OUT_NULL);
+			assert_int_equal(fixture_outcome(f, fixture_lock(f, other, "k", "y", 500)),
+				OUT_HELD);
+			assert_int_equal(fixture_outcome(f, fixture_release(f, other, "k", "y")),
+				OUT_NOTOWNER);
+			assert_int_equal(
+				fixture_outcome(f, fixture_release(f, other, "k", "x")), OUT_OK);
+			assert_int_equal(
+				fixture_outcome(f, fixture_release(f, id, "k", "x")), OUT_NOTFOUND);
+			assert_int_equal(
+				fixture_outcome(f, fixture_read(f, other, "k", true)), OUT_NULL);
 		}
 		fixture_free(f);
 	}
@@ -53,7 +58,8 @@ static void test_engine_update_by_holder_and_by_others(void **state)
 	assert_int_equal(fixture_outcome(f, fixture_update(f, 1, "k", "v1", "v4")), OUT_NOTOWNER);
 	assert_int_equal(fixture_outcome(f, fixture_update(f, 3, "k", "v3", "v5")), OUT_OK);
 	for (unsigned id = 1; id <= 3; id++)
-		assert_string_equal(fixture_result(f, fixture_read(f, id, "k", false))->value, "v5");
+		assert_string_equal(
+			fixture_result(f, fixture_read(f, id, "k", false))->value, "v5");
 	assert_int_equal(fixture_outcome(f, fixture_release(f, 2, "k", "v5")), OUT_OK);
 	assert_int_equal(fixture_outcome(f, fixture_update(f, 2, "k", "v5", "v6")), OUT_NOTFOUND);
 	fixture_free(f);
@@ -118,8 +124,10 @@ static void test_engine_lag_leaves_nothing(void **state)
 {
 	(void)state;
 	struct fixture *f = fixture_new(3, NULL);
-	uint64_t a = fixture_op(f, 1, (struct op_request){.kind = OP_LAG,
-		.key = bytes_of(PROBE_PREFIX "1", PROBE_PREFIX_BYTES + 1), .value = bytes_str("lag")});
+	uint64_t a = fixture_op(f, 1,
+		(struct op_request){.kind = OP_LAG,
+			.key = bytes_of(PROBE_PREFIX "1", PROBE_PREFIX_BYTES + 1),
+			.value = bytes_str("lag")});
 	assert_int_equal(fixture_outcome(f, a), OUT_OK);
 	assert_int_equal(fixture_result(f, a)->r.votes, 2);
 	struct engine_stats s;

@@ -113,7 +113,7 @@ static void test_cancel_late_hands_the_lock_back(void **state)
 	(void)state;
 	struct fixture *f = fixture_new(3, NULL);
 	fixture_lose_reply(f, 0, 1, MSG_TRYLOCK);
-	uint64_t w = fixture_lock(f, 1, "k", "W", 60000);
+	uint64_t w = fixture_lock_wait(f, 1, "k", "W", 60000, 0);
 	fixture_run_ms(f, 990);
 	f->n_rules = 0;
 	fixture_delay_reply(f, 0, 1, MSG_TRYLOCK);

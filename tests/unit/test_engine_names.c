@@ -11,8 +11,13 @@
 
 static void lock_as(struct fixture *f, const char *client, const char *key)
 {
-	uint64_t tag = fixture_op(f, 1, (struct op_request){.kind = OP_LOCK, .key = bytes_str(key),
-		.value = bytes_str("v"), .ttl_ms = 60000, .has_ttl = true, .client = bytes_str(client)});
+	uint64_t tag = fixture_op(f, 1,
+		(struct op_request){.kind = OP_LOCK,
+			.key = bytes_str(key),
+			.value = bytes_str("v"),
+			.ttl_ms = 60000,
+			.has_ttl = true,
+			.client = bytes_str(client)});
 	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
 }
 
@@ -37,7 +42,8 @@ static void test_names_survive_a_change_of_value(void **state)
 	(void)state;
 	struct fixture *f = fixture_new(3, NULL);
 	lock_as(f, "writer", "k");
-	assert_int_equal(fixture_outcome(f, fixture_update(f, 2, "k", "v", "a longer value")), OUT_OK);
+	assert_int_equal(
+		fixture_outcome(f, fixture_update(f, 2, "k", "v", "a longer value")), OUT_OK);
 	uint64_t tag = fixture_read(f, 1, "k", false);
 	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
 	assert_string_equal(fixture_result(f, tag)->client, "writer");

@@ -198,11 +198,10 @@ static void test_cancel_of_a_running_attempt_leaves_the_line(void **state)
 static void test_cancel_of_a_winning_attempt_hands_the_lock_back(void **state)
 {
 	(void)state;
-	for (unsigned wait = 0; wait < 2; wait++) {
+	for (unsigned wait_ms = 0; wait_ms <= 30000; wait_ms += 30000) {
 		struct fixture *f = fixture_new(3, NULL);
 		f->hold = true;
-		uint64_t w = wait ? fixture_lock_wait(f, 2, "k", "W", 60000, 30000)
-				  : fixture_lock(f, 2, "k", "W", 60000);
+		uint64_t w = fixture_lock_wait(f, 2, "k", "W", 60000, wait_ms);
 		fixture_cancel(f, 2, w);
 		f->hold = false;
 		fixture_settle(f);

@@ -199,7 +199,7 @@ static void test_idempotent_lock_survives_its_first_attempt(void **state)
 	(void)state;
 	struct fixture *f = fixture_new(3, NULL);
 	fixture_delay_reply(f, 0, 1, MSG_TRYLOCK);
-	uint64_t gone = fixture_lock(f, 1, "k", "x", 60000);
+	uint64_t gone = fixture_lock_wait(f, 1, "k", "x", 60000, 0);
 	fixture_cancel(f, 1, gone);
 	uint64_t tag = idempotent(f, 2, "x", false, 0);
 	assert_int_equal(fixture_outcome(f, tag), OUT_OK);

@@ -427,7 +427,7 @@ static void run_clients(struct world *w)
 			start_op(w, c);
 		} else if (c->started && n->time.fast_ns > c->deadline_ns + 2 * NS_PER_MS) {
 			violation(w, "no answer in time", c->kind, c->tag);
-		} else if (c->started && w->storm && chance(w, 300)) {
+		} else if (c->started && w->storm && c->r.wait && chance(w, 300)) {
 			c->busy = false;
 			c->lost_answer = c->kind == OP_LOCK;
 			step(w, c->node, &(struct event){.type = EV_CANCEL, .cancel_tag = c->tag});
