@@ -41,6 +41,7 @@ static void queue(struct engine *e, struct op *op)
 	round_reset(e, op);
 	op->round = (op->round + 1) & ROUND_MASK;
 	op->state = OPS_LOCK_QUEUED;
+	op->refusal = OUT_HELD; /* by whoever is ahead, whatever becomes of its own attempt */
 	op_timer(e, op, wait_until_ns(e, op));
 }
 
@@ -371,7 +372,7 @@ static void stop_waiting(struct engine *e, struct op *op)
 {
 	if (op->prev.n != 0)
 		abort_attempt(e, op, op->prev, masters_reachable(e));
-	give_up(e, op, op->state == OPS_LOCK_QUEUED ? OUT_HELD : (enum outcome)op->refusal);
+	give_up(e, op, (enum outcome)op->refusal);
 }
 
 void lock_timer(struct engine *e, struct op *op)
