@@ -10,7 +10,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 void log_set_clock(uint64_t (*wall_us)(void));
 void log_set_level(enum log_level level);
 /* Put in front of every message, e.g. "node 1"; copied, at most 31 bytes. */
-void log_set_prefix(const char *prefix);
+void log_set_prefix(const char *text);
 /* "error", "warn", "info", "debug": the level, or -1. */
 int log_level_parse(const char *name);
 

@@ -28,7 +28,7 @@ static void explain(struct sync *s, const char *format, ...)
 	va_list ap;
 
 	va_start(ap, format);
-	vsnprintf(s->why, sizeof s->why, format, ap);
+	(void)vsnprintf(s->why, sizeof s->why, format, ap);
 	va_end(ap);
 }
 
@@ -72,7 +72,9 @@ static bool split_address(char *address, char **ret_host, char **ret_port)
 		colon[-1] = '\0';
 		*ret_host = address + 1;
 	}
-	return **ret_host != '\0';
+	char *end;
+	long number = strtol(*ret_port, &end, 10);
+	return **ret_host != '\0' && *end == '\0' && number >= 1 && number <= 65535;
 }
 
 /* A connected socket or -errno. */
@@ -104,9 +106,9 @@ static int connect_address(struct sync *s, char *address, int64_t deadline_ms)
 	char *host, *port;
 	int fd = -ECONNREFUSED;
 
-	snprintf(s->address, sizeof s->address, "%s", address);
+	(void)snprintf(s->address, sizeof s->address, "%s", address);
 	if (!split_address(address, &host, &port)) {
-		explain(s, "not HOST:PORT");
+		explain(s, "not HOST:PORT with a port of 1 to 65535");
 		return -EINVAL;
 	}
 	int r = getaddrinfo(host, port, &hints, &list);
@@ -129,7 +131,7 @@ static int connect_address(struct sync *s, char *address, int64_t deadline_ms)
 static int greet(struct sync *s, int64_t timeout_ms)
 {
 	const struct bytes hello[] = {bytes_str("HELLO"), bytes_str("3")};
-	const struct resp_value *reply;
+	const struct resp_value *reply = NULL;
 	int r = sync_command(s, 2, hello, timeout_ms, &reply);
 
 	if (r < 0)
@@ -150,7 +152,7 @@ static bool next_address(const char **list, char *ret, size_t bytes, bool *ret_f
 		return false;
 	size_t n = strcspn(*list, ",");
 	*ret_fits = n < bytes;
-	snprintf(ret, bytes, "%.*s", (int)n, *list);
+	(void)snprintf(ret, bytes, "%.*s", (int)n, *list);
 	*list += n;
 	if (**list == ',')
 		++*list;
@@ -177,7 +179,7 @@ int sync_open(struct sync *s, const char *addresses, int64_t timeout_ms)
 		if (fits)
 			r = connect_address(s, address, now_ms() + timeout_ms);
 		else
-			explain(s, "not HOST:PORT");
+			explain(s, "not HOST:PORT with a port of 1 to 65535");
 		if (r == 0)
 			r = greet(s, timeout_ms);
 		if (r == 0)

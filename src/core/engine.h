@@ -89,12 +89,12 @@ struct op_request {
 };
 
 enum event_type {
-	EV_OP,      /* a client operation: exactly one FX_REPLY will come, now or later */
-	EV_CANCEL,  /* the client of @tag is gone: no reply is wanted, a waiter leaves its line. Only
-		     * for LOCK with wait, WAITFOR and WAITRELEASE; others end by themselves. */
-	EV_MSG,     /* a message of a peer */
-	EV_LINK,    /* a link to a peer is up with this incarnation, or down */
-	EV_STATUS,  /* this node begins to vote (NODE_ACTIVE), or stops */
+	EV_OP,     /* a client operation: exactly one FX_REPLY will come, now or later */
+	EV_CANCEL, /* the client of @tag is gone: no reply is wanted, a waiter leaves its line. Only
+		    * for LOCK with wait, WAITFOR and WAITRELEASE; others end by themselves. */
+	EV_MSG,    /* a message of a peer */
+	EV_LINK,   /* a link to a peer is up with this incarnation, or down */
+	EV_STATUS, /* this node begins to vote (NODE_ACTIVE), or stops */
 	EV_CEILING, /* ballots up to n are durable */
 	EV_TICK,    /* time passes: expiry, timeouts, answers that wait in line. Bounded work. */
 };

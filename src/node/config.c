@@ -243,7 +243,7 @@ static int allowed_cpus(struct cpu_list *ret, char *why, size_t why_bytes)
 
 static int settle_threads(struct config *c, char *why, size_t why_bytes)
 {
-	struct cpu_list allowed;
+	struct cpu_list allowed = {0};
 	int r = allowed_cpus(&allowed, why, why_bytes);
 	if (r != 0)
 		return r;

@@ -46,10 +46,10 @@ void handshake_refusal(
 
 /* May we talk? @expected: the node that was dialled, 0: any. 0, or -EPROTO with the sentence that
  * says what differs. */
-int handshake_check(const struct identity *self, const struct hello *theirs, uint8_t expected,
-	char *why, size_t why_bytes);
+int handshake_check(const struct identity *self, const struct hello *h, uint8_t expected, char *why,
+	size_t why_bytes);
 /* Note an accepted hello, for link @link_index. */
-void handshake_note(struct identity *self, const struct hello *theirs, uint16_t link_index);
+void handshake_note(struct identity *self, const struct hello *h, uint16_t link_index);
 /* That link is no more. */
 void handshake_forget(struct identity *self, uint8_t node, uint16_t link_index, uint64_t inc);
 

@@ -234,7 +234,7 @@ void pending_fini(struct client_conn *conn);
  * two nothing else may be replied. */
 struct buf *reply_open(
 	struct shard *s, struct client_conn *conn, uint32_t slot, size_t bound_bytes);
-void reply_close(struct shard *s, struct client_conn *conn, uint32_t slot, struct buf *b);
+void reply_close(struct shard *s, struct client_conn *conn, uint32_t n, struct buf *b);
 /* Room for @bytes in the output; false: the connection was closed for reading too slowly. */
 bool reply_room(struct shard *s, struct client_conn *conn, size_t bytes);
 

@@ -77,7 +77,7 @@ static void *zeroed_lines(size_t n, size_t bytes)
 struct mailbox_mesh *mailbox_mesh_new(unsigned threads_total, size_t ring_bytes)
 {
 	CHECK(threads_total >= 1 && threads_total <= THREADS_TOTAL_MAX);
-	CHECK(ring_bytes >= 4 * MAIL_MAX_BYTES && (ring_bytes & (ring_bytes - 1)) == 0);
+	CHECK(ring_bytes >= (size_t)4 * MAIL_MAX_BYTES && (ring_bytes & (ring_bytes - 1)) == 0);
 	size_t pairs = (size_t)threads_total * threads_total;
 	struct mailbox_mesh *mesh = calloc(1, sizeof *mesh);
 	if (mesh == NULL)

@@ -97,8 +97,8 @@ struct peers *peers_new(struct shard *s)
 		return NULL;
 	p->age_max_ns = (uint64_t)s->cfg.engine.attempt_ms * PPM;
 	list_init(&p->links);
-	buf_init(&p->scratch, 2 * MSG_MAX_BYTES);
-	if (buf_reserve(&p->scratch, 2 * MSG_MAX_BYTES) == NULL) {
+	buf_init(&p->scratch, (size_t)2 * MSG_MAX_BYTES);
+	if (buf_reserve(&p->scratch, (size_t)2 * MSG_MAX_BYTES) == NULL) {
 		free(p);
 		return NULL;
 	}
@@ -109,10 +109,11 @@ void peers_free(struct shard *s)
 {
 	struct peers *p = s->peers;
 
-	while (!list_empty(&p->links)) {
-		struct peer_link *pl = container_of(p->links.next, struct peer_link, all);
+	struct list *next;
+	for (struct list *at = p->links.next; at != &p->links; at = next) {
+		struct peer_link *pl = container_of(at, struct peer_link, all);
+		next = at->next;
 		pl->link->user = NULL;
-		list_remove(&pl->all);
 		free(pl);
 	}
 	for (unsigned i = 0; i <= NODE_ID_MAX; i++)
