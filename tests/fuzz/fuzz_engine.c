@@ -39,7 +39,8 @@ struct drive {
 	struct engine_time time;
 	struct effects fx;
 	uint64_t next_tag, token;
-	bool waits[EVENTS_MAX + 1]; /* by tag */
+	bool waits[EVENTS_MAX + 1];   /* by tag: an answer is due */
+	bool can_end[EVENTS_MAX + 1]; /* by tag: EV_CANCEL ends it */
 	struct sent sent[SENT_MAX];
 	unsigned n_sent;
 	struct buf buf;
@@ -171,6 +172,7 @@ static void give_op(struct drive *d)
 		r.wait_ms = waits_ms[b / 16 % 4];
 	r.asked_fast_ns = d->time.fast_ns;
 	d->waits[r.tag] = true;
+	d->can_end[r.tag] = r.wait || r.kind == OP_WAITFOR || r.kind == OP_WAITRELEASE;
 	struct event ev = {.type = EV_OP, .op = r};
 	step(d, &ev);
 }
@@ -307,7 +309,7 @@ static void give_event(struct drive *d)
 		break;
 	default: {
 		uint64_t tag = take(d) % (d->next_tag + 1);
-		if (tag < d->next_tag)
+		if (tag < d->next_tag && d->can_end[tag])
 			d->waits[tag] = false;
 		step(d, &(struct event){.type = EV_CANCEL, .cancel_tag = tag});
 	}

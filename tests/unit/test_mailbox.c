@@ -477,7 +477,7 @@ static void *duel_sender(void *arg)
 static void test_mailbox_sleeper_sees_mail_or_is_woken(void **state)
 {
 	(void)state;
-	struct duel d = {.mesh = mailbox_mesh_new(2, RING), .rounds = 200000};
+	struct duel d = {.mesh = mailbox_mesh_new(2, RING), .rounds = 50000};
 	struct mailbox *m = mailbox_of(d.mesh, 1);
 	struct prng rnd;
 	pthread_t sender;
