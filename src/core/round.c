@@ -185,7 +185,9 @@ void op_retry_later(struct engine *e, struct op *op)
 	uint64_t cap = BACKOFF_CAP_MS * NS_PER_MS;
 	uint64_t last = op->backoff_ns < base ? base : op->backoff_ns;
 	uint64_t sleep = base / 2 + prng_below(&e->prng, 3 * last - base / 2 + 1);
-	op->backoff_ns = sleep < cap ? sleep : cap;
+	/* Never the cap itself: rivals that all sit at it would retry in step for ever (sim seed
+	 * 6189). */
+	op->backoff_ns = sleep < cap ? sleep : cap / 2 + prng_below(&e->prng, cap);
 	e->stats.retries++;
 	if (op->state != OPS_LOCK_BACKOFF)
 		op->state = OPS_RETRY;

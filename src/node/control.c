@@ -97,6 +97,11 @@ static uint64_t above(uint64_t n)
 
 static void serve_ceiling(struct node *n, uint64_t now_mclk)
 {
+	/* Ahead of the wall clock also while nothing is locked: the first lock after an idle hour
+	 * is not to wait for a disk. */
+	bool voting = n->has_file && n->self.status == NODE_ACTIVE;
+	if (voting && n->asked_n == 0 && n->durable_n < node_wall_n() + CEILING_STEP_N / 2)
+		n->asked_n = node_wall_n();
 	if (n->asked_n == 0)
 		return;
 	uint64_t want = above(node_wall_n());

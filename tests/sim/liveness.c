@@ -1,0 +1,154 @@
+/* After the storm: everything works again, so every operation ends, no waiter is forgotten, no key
+ * stays blocked, and nothing is left behind. */
+#include "sim.h"
+
+#include <inttypes.h>
+
+static void run_for(struct world *w, uint64_t ns)
+{
+	world_run(w, w->now + ns, UINT64_MAX);
+}
+
+static struct call *ask(struct world *w, unsigned i, unsigned node, enum op_kind kind, unsigned k)
+{
+	struct call *call = ask_new(w, i, node, kind);
+	if (call == NULL) {
+		violation(w, RUN_STUCK, "calls that never end fill the table");
+		return NULL;
+	}
+	w->client[i].outcome = OUT_LIMIT;
+	call->key = (uint8_t)k;
+	call->own_value = true;
+	return call;
+}
+
+static bool all_ended(struct world *w)
+{
+	for (unsigned i = 0; i < CALLS_MAX; i++) {
+		const struct call *call = &w->call[i];
+		if (call->state == CALL_FREE)
+			continue;
+		violation(w, RUN_STUCK, "never answered: kind %u key %u node %u", call->kind,
+			call->key, call->node);
+		return false;
+	}
+	return true;
+}
+
+/* A lease that outlives two rounds. */
+static uint32_t short_ttl_ms(const struct world *w)
+{
+	return (uint32_t)(4 * (w->swarm.delay_ns + w->swarm.jitter_ns) / MS) + 15;
+}
+
+static void lock(struct world *w, unsigned i, unsigned node, unsigned k, uint64_t wait_ms)
+{
+	struct client *c = &w->client[i];
+	struct call *call = ask(w, i, node, OP_LOCK, k);
+	if (call == NULL)
+		return;
+	c->belief.token = 0;
+	c->gone_release = false;
+	c->value = client_new_value(w, 0);
+	call->value = c->value;
+	call->has_ttl = true;
+	call->ttl_ms = short_ttl_ms(w);
+	call->wait = wait_ms != 0;
+	call->wait_ms = wait_ms;
+	call_send(w, call);
+}
+
+/* Every node can lock every key. */
+static void lock_everything(struct world *w, uint64_t round_ns)
+{
+	for (unsigned i = 0; i < w->keys * w->n && !w->over; i++) {
+		unsigned node = 1 + i / w->keys, k = i % w->keys;
+		lock(w, 0, node, k, 0);
+		run_for(w, round_ns + short_ttl_ms(w) * 5 / 4 * MS + 20 * MS);
+		if (!w->over && w->client[0].outcome != OUT_OK)
+			violation(w, RUN_STUCK,
+				"blocked: key %u is free and node %u cannot lock it: "
+				"outcome %u",
+				k, node, w->client[0].outcome);
+	}
+}
+
+/* Held, with waiters at several nodes: each gets its turn, and who waits for news hears it. */
+static void wait_in_line(struct world *w, uint64_t round_ns)
+{
+	unsigned waiters = w->clients < 6 ? w->clients - 1 : 5, k = (unsigned)below(w, w->keys);
+	uint64_t wait_ms = 20000;
+	lock(w, 0, 1, k, 0);
+	run_for(w, round_ns + 5 * MS);
+	for (unsigned i = 1; i <= waiters && !w->over; i++) {
+		if (i == 2) {
+			struct call *call = ask(w, i, 1, OP_WAITRELEASE, k);
+			if (call == NULL)
+				return;
+			call->wait_ms = wait_ms;
+			call_send(w, call);
+		} else {
+			lock(w, i, 1 + (unsigned)below(w, w->n), k, wait_ms);
+		}
+	}
+	/* A lease each, and at worst a look a second for those whose hint comes from nobody. */
+	run_for(w, waiters * (1300 * MS + short_ttl_ms(w) * MS + round_ns) + 60 * MS);
+	for (unsigned i = 1; i <= waiters && !w->over; i++) {
+		enum outcome o = w->client[i].outcome;
+		bool late_watch = i == 2 && o == OUT_NOTLOCKED;
+		if (o != OUT_OK && !late_watch)
+			violation(w, RUN_STUCK, "lost waiter: client %u for key %u: outcome %u", i,
+				k, o);
+	}
+}
+
+static void nothing_left(struct world *w)
+{
+	for (unsigned id = 1; id <= w->n && !w->over; id++) {
+		struct engine *e = w->node[id].engine;
+		struct engine_stats s;
+		/* What the last step disposed of goes back with the next. */
+		node_step(w, id, &(struct event){.type = EV_TICK}, -1);
+		engine_stats(e, &s);
+		if (s.ops != 0 || s.waiters != 0 || s.leases != 0 || s.promises != 0 ||
+			s.tombstones != 0 ||
+			(!w->shard_level && e->arena.used_bytes > e->names.count * ARENA_UNIT))
+			violation(w, RUN_STUCK,
+				"left behind on node %u: %" PRIu64 " operations, %" PRIu64
+				" waiters, %" PRIu64 " leases, %" PRIu64 " promises, %" PRIu64
+				" tombstones, %" PRIu64 " bytes",
+				id, s.ops, s.waiters, s.leases, s.promises, s.tombstones,
+				e->arena.used_bytes);
+	}
+}
+
+void liveness_check(struct world *w)
+{
+	const struct engine_config *c = &w->node[1].cfg;
+	uint64_t attempt = c->attempt_ms * MS, lease = c->max_lease_ms * MS;
+	uint64_t tomb = 5 * attempt; /* T_tomb = 4 kappa T_att */
+	uint64_t round = 20 * (w->swarm.delay_ns + w->swarm.jitter_ns) + 50 * MS;
+	faults_heal(w);
+	for (unsigned i = 0; i < w->clients; i++)
+		w->client[i].probe = true;
+	/* What was put off to the end of a pause or a clog, then quarantines, slow clocks, writes
+	 * of state files that had just failed. */
+	run_for(w, 3 * lease + (lease > tomb ? lease : tomb) * 5 / 4 + 8 * SEC);
+	if (w->over || !all_ended(w))
+		return;
+	for (unsigned id = 1; id <= w->n; id++)
+		if (!w->node[id].voting)
+			violation(w, RUN_STUCK, "node %u never votes again", id);
+	run_for(w, lease * 5 / 4 + 4 * attempt);
+	for (unsigned i = 0; i < w->clients; i++)
+		w->client[i].belief.token = 0;
+	check_all(w);
+	lock_everything(w, round);
+	if (!w->over)
+		wait_in_line(w, round);
+	if (w->over || !all_ended(w))
+		return;
+	run_for(w, 2 * SEC + 6 * tomb);
+	check_all(w);
+	nothing_left(w);
+}

@@ -1,0 +1,368 @@
+/* The deterministic simulator: real engines (or whole shards), a world in memory, faults chosen by
+ * the seed, and judges that know the true time.
+ *
+ * One thread, integers only, one random source: a seed gives the same events, and the same trace
+ * hash, on every machine. Times are nanoseconds of the true clock unless a name says whose they
+ * are. Source: protocol.md 3 (what must hold) and 5.1 (what may happen). */
+#pragma once
+
+#include <stdio.h>
+
+#include "base/prng.h"
+#include "core/internal.h"
+
+enum {
+	NODES_MAX = 5,
+	KEYS_MAX = 8,
+	CLIENTS_MAX = 16,
+	CALLS_MAX = 256,
+	MAILS_MAX = 8192,
+	ITEMS_MAX = 32768,
+	RELEASED_MAX = 256,
+	HISTORY_MAX = 32768,
+};
+
+#define MS  UINT64_C(1000000)
+#define SEC UINT64_C(1000000000)
+
+enum verdict_of_run { RUN_OK = 0, RUN_USAGE = 1, RUN_UNSAFE = 2, RUN_STUCK = 3, RUN_CRASHED = 4 };
+
+enum level { LEVEL_BY_SEED, LEVEL_ENGINE, LEVEL_SHARD };
+
+struct options {
+	uint64_t seed, runs, events;
+	unsigned nodes; /* 0: the seed chooses */
+	enum level level;
+	unsigned lie_ppm; /* clocks go wrong by up to this much, whatever the engines are told */
+	bool trace, quiet;
+	unsigned trace_lines;
+	const char *history; /* file to write the histories to, or NULL */
+};
+
+/* ---- time: world.c ---- */
+
+/* A clock with a rate of its own. */
+struct clock {
+	uint64_t at, own; /* at the true time `at` it showed `own` */
+	int rate_ppm;
+};
+
+enum item_kind {
+	ITEM_MSG,     /* idx: mail */
+	ITEM_TIMER,   /* node */
+	ITEM_ARRIVE,  /* idx: call, its request reaches the node */
+	ITEM_ANSWER,  /* idx: client, its answer (or the end of its connection) reaches it */
+	ITEM_WAKE,    /* idx: client, does something */
+	ITEM_GIVE_UP, /* idx: call */
+	ITEM_FAULT,
+	ITEM_DISK,   /* node: a write of its state file ends */
+	ITEM_VOTE,   /* node: its quarantine may be over */
+	ITEM_START,  /* node */
+	ITEM_CUT,    /* node, idx: the link is noticed to be dead */
+	ITEM_MEND,   /* node, idx */
+	ITEM_STREAM, /* idx: pipe, bytes reach the other end (shard level) */
+};
+
+struct item {
+	uint64_t at;
+	uint32_t seq;
+	uint32_t gen; /* of what it belongs to: another one now means that it is void */
+	uint16_t idx;
+	uint8_t kind;
+	uint8_t node;
+};
+
+/* ---- the swarm: which faults this run has, and how many ---- */
+struct swarm {
+	unsigned loss_ppm, dup_ppm, tail_ppm, midcrash_ppm, old_stream_ppm;
+	uint64_t delay_ns, jitter_ns, tail_ns, think_ns, fault_ns, slow_ns;
+	bool late_replies;
+	unsigned weight[16]; /* by enum fault */
+	unsigned weights;
+	int drift_ppm; /* true bound of the clocks */
+	bool slews;    /* BOOTTIME is slewed far beyond rho, RAW is not */
+	bool wild_walls;
+	bool files, lossy_files, bad_disks;
+	unsigned give_up_ppm, cancel_ppm, mistake_ppm, crash_client_ppm, idempotent_ppm;
+	uint32_t ttl_ms; /* longest lease asked for */
+	unsigned read_percent;
+};
+
+/* ---- nodes ---- */
+struct disk {
+	bool valid[2];
+	uint32_t seq[2];
+	uint64_t ceiling_n[2];
+	uint64_t old_n; /* a copy made some time ago */
+};
+
+struct node {
+	struct engine *engine;
+	void *memory;
+	size_t memory_bytes;
+	struct engine_config cfg;
+	struct engine_time time;
+	struct clock slow, fast, mclk;
+	int64_t wall_skew_us;
+	uint32_t life;
+	bool up, voting, wants_vote;
+	uint64_t paused_until, slow_ns;
+	uint64_t vote_at_slow;
+	uint64_t timer_at;
+	uint32_t timer_gen;
+	uint32_t linked[NODES_MAX + 1]; /* life of the peer it is linked with; 0: not */
+	/* the control thread */
+	struct disk disk;
+	bool has_file, file_loaded;
+	uint64_t loaded_n, durable_n, asked_n, writing_n, floor_n;
+	/* what the judges know */
+	uint64_t accepted_n;      /* highest ballot ever live here, whatever the incarnation */
+	uint64_t maxn[KEYS_MAX];  /* of this incarnation */
+	struct shard_node *shard; /* shard level only */
+};
+
+struct mail {
+	struct msg msg;
+	uint64_t sent_mclk; /* the receiver's clock when it was sent */
+	uint32_t from_life, to_life, stream;
+	uint16_t next_free;
+	uint8_t from, to;
+	uint8_t key;
+	uint8_t data[16]; /* value and name */
+};
+
+/* ---- clients ---- */
+struct belief {
+	uint64_t token;     /* 0: none */
+	uint64_t cid;       /* 0: not known */
+	uint64_t until_own; /* the client's clock */
+	uint8_t key;
+};
+
+struct client {
+	struct clock clock;
+	uint32_t gen;  /* counts wake-ups, so that one is pending at most */
+	uint16_t call; /* CALLS_MAX: none */
+	uint8_t key;
+	uint32_t value; /* what it locked, or tried to, the last time */
+	uint32_t new_value;
+	bool maybe_locked; /* nobody said whether that worked */
+	bool gone_release; /* a RELEASE is under way somewhere: never touch that value again */
+	uint64_t token;
+	struct belief belief;
+	bool probe; /* of the liveness phase: does what it is told */
+	enum outcome outcome;
+};
+
+enum call_state { CALL_FREE, CALL_SENT, CALL_RUNS };
+
+struct call {
+	enum call_state state;
+	uint32_t gen;
+	uint16_t client; /* CLIENTS_MAX: nobody waits for it any more */
+	uint16_t next_free;
+	uint8_t node, key, kind;
+	bool idempotent, wait, has_token, has_ttl, own_value, judged;
+	uint32_t life;
+	uint32_t value, new_value, ttl_ms;
+	uint64_t token, wait_ms;
+	uint64_t sent, sent_own, deadline_fast;
+	uint64_t seen_top; /* highest token granted when it was sent */
+	uint64_t stream;   /* shard level: serial of the connection */
+	uint32_t record;   /* of the history */
+};
+
+/* ---- history.c ---- */
+struct record {
+	uint8_t key, kind, outcome, client;
+	bool done, optional, has_token;
+	/* What was asked; a READ: what was found, in value; a LOCK: 1 in new_value: idempotent. */
+	uint32_t value, new_value;
+	uint64_t token; /* what was answered */
+	uint64_t asked_token;
+	uint64_t begin, end; /* end UINT64_MAX: not yet */
+	uint64_t until;      /* true time before which the lease told of cannot end */
+};
+
+/* A lock attempt that went out: it may be seen by others, whatever its client was told. */
+struct attempt {
+	uint64_t n, cid, sent;
+	uint32_t value;
+	uint8_t key;
+};
+
+struct history {
+	struct record record[HISTORY_MAX];
+	struct attempt attempt[HISTORY_MAX];
+	uint32_t records, attempts;
+	bool closed;
+};
+
+struct key {
+	uint8_t name[2];
+	uint64_t hash;
+	uint64_t top;     /* highest token granted */
+	bool top_adopted; /* first told to who asked for it again elsewhere */
+	/* Two coordinators may make one n, so an instance is told by its ballot. */
+	struct ballot released[RELEASED_MAX];
+	struct ballot
+		granted[RELEASED_MAX]; /* instances that were live on a majority, the last ones */
+	unsigned n_released, n_granted;
+	struct ballot majority; /* live on a majority at the last look */
+	uint32_t value;         /* some value seen, for rivals to guess */
+};
+
+struct sums {
+	uint64_t runs, events, faults[16], answers, outcomes[16], grants, lost, dropped_old,
+		crashes;
+	uint64_t linear_ops, linear_states, linear_given_up, sim_ns, leases_judged;
+};
+
+struct world {
+	const struct options *opt;
+	uint64_t seed, now, events, hash;
+	struct prng rng;
+	struct swarm swarm;
+	unsigned n, majority, keys, clients;
+	bool calm; /* no more faults */
+	bool shard_level;
+	bool tokens_exempt; /* a state file was lost or is an old copy: nothing vouches for tokens
+			     */
+	enum verdict_of_run verdict;
+	bool over;
+	struct node node[NODES_MAX + 1];
+	struct client client[CLIENTS_MAX];
+	struct key key[KEYS_MAX];
+	struct call call[CALLS_MAX];
+	uint16_t call_free;
+	bool cut[NODES_MAX + 1][NODES_MAX + 1];
+	uint64_t clogged_until[NODES_MAX + 1][NODES_MAX + 1];
+	uint32_t stream[NODES_MAX + 1][NODES_MAX + 1]; /* counts connections, both ways the same */
+	struct mail mail[MAILS_MAX];
+	uint16_t mail_free;
+	struct item item[ITEMS_MAX];
+	uint32_t items, next_seq;
+	uint32_t next_value;
+	uint8_t shared[1 << 14]; /* bit per value that more than its owner has used */
+	struct history history;
+	struct effects fx;
+	unsigned traced;
+	struct sums sums;
+};
+
+static inline uint64_t below(struct world *w, uint64_t bound)
+{
+	return prng_below(&w->rng, bound);
+}
+
+static inline bool chance(struct world *w, unsigned ppm)
+{
+	return ppm != 0 && prng_below(&w->rng, 1000000) < ppm;
+}
+
+static inline uint64_t clock_read(const struct clock *c, uint64_t now)
+{
+	int64_t d = (int64_t)(now - c->at);
+	return c->own + (uint64_t)(d + d * c->rate_ppm / 1000000);
+}
+
+/* ---- world.c ---- */
+void world_run(struct world *w, uint64_t until, uint64_t max_events);
+void world_push(struct world *w, uint64_t at, enum item_kind kind, unsigned node, unsigned idx,
+	uint32_t gen);
+void clock_set_rate(struct clock *c, uint64_t now, int rate_ppm);
+/* True nanoseconds after which a clock will have moved by @own_ns, rounded up. */
+uint64_t clock_true_ns(const struct clock *c, uint64_t own_ns);
+/* Runs one seed; the world is reused. */
+enum verdict_of_run world_simulate(struct world *w, const struct options *opt, uint64_t seed);
+/* Shape of this run: sizes, engine configuration, which faults. */
+void swarm_choose(struct world *w);
+
+/* ---- trace.c ---- */
+void trace_fold(struct world *w, uint64_t a, uint64_t b);
+__attribute__((format(printf, 2, 3))) void trace_line(struct world *w, const char *format, ...);
+/* Something that must not happen has happened: report it and end the run. */
+__attribute__((format(printf, 3, 4))) void violation(
+	struct world *w, enum verdict_of_run what, const char *format, ...);
+#define TRACE(w, ...) ((w)->opt->trace ? trace_line(w, __VA_ARGS__) : (void)0)
+const char *msg_name(const struct msg *m);
+
+/* ---- net.c ---- */
+uint64_t net_delay(struct world *w, unsigned to);
+void net_init(struct world *w);
+void net_post(struct world *w, unsigned from, unsigned to, const struct msg *m);
+void net_deliver(struct world *w, const struct item *it);
+void net_link(struct world *w, unsigned a, unsigned b, bool up);
+void net_link_all(struct world *w, unsigned id);
+
+/* ---- node.c ---- */
+void node_clocks(struct world *w, unsigned id);
+void node_step(struct world *w, unsigned id, const struct event *ev, int key);
+void node_timer(struct world *w, const struct item *it);
+void node_start(struct world *w, unsigned id);
+void node_first_boot(struct world *w, unsigned id);
+void node_crash(struct world *w, unsigned id);
+void node_vote(struct world *w, unsigned id);
+void node_may_vote(struct world *w, const struct item *it);
+void node_memory(struct world *w, unsigned id);
+uint64_t node_wall_n(const struct world *w, unsigned id);
+
+/* ---- disk.c ---- */
+bool disk_load(const struct disk *d, uint64_t *ret_n);
+void disk_want(struct world *w, unsigned id);
+void disk_done(struct world *w, const struct item *it);
+void disk_crash(struct world *w, unsigned id);
+void disk_before_start(struct world *w, unsigned id);
+
+/* ---- client.c ---- */
+void clients_init(struct world *w);
+void client_wake(struct world *w, unsigned i);
+void client_think(struct world *w, unsigned i);
+void client_arrive(struct world *w, const struct item *it);
+void client_answer(struct world *w, const struct item *it);
+void client_give_up(struct world *w, const struct item *it);
+void client_reply(struct world *w, unsigned id, const struct result *r);
+void client_node_died(struct world *w, unsigned id);
+/* A connection ended with its calls unanswered. */
+void client_stream_ended(struct world *w, unsigned id, uint64_t serial);
+/* An operation that should have been answered by now is lost. */
+void clients_overdue(struct world *w, unsigned id);
+bool client_believes(const struct world *w, const struct client *c);
+/* Others than its owner have used this value: they may have released the lock already. */
+bool client_shared(const struct world *w, uint32_t value);
+/* A fresh value; @from: what it is written over, 0: nothing. */
+uint32_t client_new_value(struct world *w, uint32_t from);
+/* Send one request; false: no room. The caller fills in what is asked. */
+struct call *ask_new(struct world *w, unsigned client, unsigned node, enum op_kind kind);
+void call_send(struct world *w, struct call *call);
+void ask_free(struct world *w, struct call *call);
+
+/* ---- faults.c ---- */
+void faults_start(struct world *w);
+void fault_make(struct world *w);
+void faults_heal(struct world *w);
+
+/* ---- check.c ---- */
+void check_key(struct world *w, unsigned k);
+void check_node(struct world *w, unsigned id);
+void check_all(struct world *w);
+void check_reply(struct world *w, const struct call *call, const struct result *r);
+void check_belief(struct world *w, unsigned client);
+void check_answered(struct world *w, const struct msg *request, unsigned id);
+void check_release(struct world *w, unsigned k, uint64_t token);
+/* The incarnation that made the instance; 0: never seen on a majority. */
+uint64_t check_cid(const struct world *w, unsigned k, uint64_t token);
+const struct lease *lease_of(const struct world *w, unsigned id, unsigned k);
+
+/* ---- liveness.c ---- */
+void liveness_check(struct world *w);
+
+/* ---- history.c, linear.c ---- */
+void history_begin(struct world *w, struct call *call);
+void history_end(struct world *w, const struct call *call, const struct result *r);
+/* Nobody will ever say what became of it. */
+void history_lost(struct world *w, const struct call *call);
+void history_never(struct world *w, const struct call *call);
+void history_attempt(struct world *w, unsigned k, struct ballot uid, uint32_t value);
+void history_write(const struct world *w, FILE *f);
+void linear_check(struct world *w);
