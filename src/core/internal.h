@@ -128,7 +128,7 @@ struct op {
 	uint16_t slot;
 	bool wait, idempotent, has_token, has_ttl;
 	bool orphan;   /* no reply is wanted any more */
-	bool maybe;    /* an ACCEPT of an UPDATE, or a RELEASE, may have taken effect somewhere */
+	bool maybe;    /* an ACCEPT of an UPDATE may have taken effect somewhere */
 	bool was_live; /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
 	bool sent;
 	bool in_queue; /* member of a line's lock or watch list */

@@ -45,6 +45,11 @@ static void queue(struct engine *e, struct op *op)
 	op_timer(e, op, wait_until_ns(e, op));
 }
 
+static bool head_is_parked(const struct engine *e, const struct line *l)
+{
+	return op_at(e, l->lock_head - 1)->state == OPS_LOCK_PARKED;
+}
+
 void lock_start(struct engine *e, struct op *op)
 {
 	if (op->kind == OP_LAG)
@@ -67,8 +72,9 @@ void lock_start(struct engine *e, struct op *op)
 		op_free(e, op);
 		return;
 	}
-	if (behind && op->wait && op->idempotent) {
-		/* It may be in line behind its own lock. */
+	if (behind && op->wait && op->idempotent && head_is_parked(e, l)) {
+		/* It may be in line behind its own lock. While the head's own attempt runs, an
+		 * EXTEND by value would confirm what that may yet have to abort. */
 		op->adopting = true;
 		extend_start(e, op);
 	} else if (behind && op->wait) {

@@ -26,7 +26,7 @@ void release_send(struct engine *e, struct op *op, struct ballot uid, struct ver
 		if (op->kind == OP_LAG)
 			op_finish(e, op, OUT_NOQUORUM);
 		else
-			op_finish(e, op, op->was_live || op->maybe ? OUT_UNKNOWN : OUT_BUSY);
+			op_finish(e, op, op->was_live ? OUT_UNKNOWN : OUT_BUSY);
 		return;
 	}
 	op->state = OPS_RELEASE;
@@ -85,21 +85,18 @@ void release_answered(struct engine *e, struct op *op)
 		released(e, op, acks);
 		return;
 	}
-	if (acks + round_outstanding(op) >= e->majority)
+	/* Who is silent may still release. Whatever is said before that can no longer happen,
+	 * UNKNOWN too, would let the holder take up again what this round then takes away. */
+	if (round_outstanding(op) > 0)
 		return;
-	if (round_count(e, op, VERDICT_PROMISED) == 0) {
-		if (round_outstanding(op) == 0)
-			unknown(e, op);
-	} else if (e->now.fast_ns < op->deadline_ns) {
-		/* A writer was faster: look again what the value is. Who is silent may have
-		 * released. */
-		op->maybe = op->maybe || round_outstanding(op) > 0;
-		op_retry_later(e, op);
-	} else if (op->was_live || op->maybe || round_outstanding(op) > 0) {
+	if (round_count(e, op, VERDICT_PROMISED) == 0)
 		unknown(e, op);
-	} else {
+	else if (e->now.fast_ns < op->deadline_ns)
+		op_retry_later(e, op); /* a writer was faster: look again what the value is */
+	else if (op->was_live)
+		unknown(e, op);
+	else
 		op_finish(e, op, OUT_BUSY);
-	}
 }
 
 void release_timer(struct engine *e, struct op *op)

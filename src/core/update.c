@@ -138,6 +138,11 @@ static void prepared_update(struct engine *e, struct op *op, const struct answer
 static void prepared(struct engine *e, struct op *op, struct ballot uid)
 {
 	unsigned same;
+	/* A RELEASE that has begun to take one instance away must not go on with the next one. */
+	if (op->goal == GOAL_RELEASE && op->was_live && !ballot_eq(uid, op->uid)) {
+		goal_failed(e, op, OUT_UNKNOWN);
+		return;
+	}
 	op->uid = uid;
 	const struct answer *a = highest_promise(e, op, &same);
 	round_rtt(e, op);

@@ -65,8 +65,10 @@ static void test_release_unheard_is_unknown(void **state)
 	fixture_lose_reply(f, 3, 2, MSG_RELEASE);
 	f->hold = false;
 	fixture_settle(f);
-	fixture_run_ms(f, 100);
+	fixture_run_ms(f, 900);
 	assert_int_equal(fixture_stats(f, 3).leases, 0);
+	assert_null(fixture_result(f, release)); /* not before nothing of it can land */
+	fixture_run_ms(f, 200);
 	assert_int_equal(fixture_outcome(f, release), OUT_UNKNOWN);
 	fixture_free(f);
 }
@@ -255,6 +257,85 @@ static void test_wait_woken_before_the_others_are_free(void **state)
 	fixture_free(f);
 }
 
+/* UNKNOWN is not said while the RELEASE is on its way: the holder may take the lock up again. */
+static void test_release_is_not_given_up_while_it_can_land(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(5, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "V", 3000)), OUT_OK);
+	fixture_lose(f, 2, 1, MSG_PREPARE);
+	fixture_lose(f, 2, 5, MSG_PREPARE);
+	/* 2, 3 and 4 are promised to node 2 afterwards. */
+	assert_int_equal(fixture_outcome(f, fixture_update(f, 2, "k", "wrong", "z")), OUT_NOTOWNER);
+	f->n_rules = 0;
+	fixture_delay(f, 1, 5, MSG_RELEASE);
+	uint64_t release = fixture_release(f, 1, "k", "V");
+	for (unsigned id = 2; id <= 4; id++)
+		fixture_link(f, 1, id, false);
+	fixture_run_ms(f, 1000);
+	assert_null(fixture_result(f, release));
+	fixture_run_ms(f, 10);
+	assert_int_equal(fixture_outcome(f, release), OUT_UNKNOWN);
+	fixture_free(f);
+}
+
+/* A RELEASE that has begun with one instance leaves the next one alone. */
+static void test_release_retried_spares_the_next_instance(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "V", 30000)), OUT_OK);
+	fixture_delay(f, 1, 0, MSG_RELEASE);
+	uint64_t first = fixture_release(f, 1, "k", "V");
+	fixture_delay_reply(f, 3, 2, MSG_PREPARE);
+	uint64_t second = fixture_release(f, 2, "k", "V");
+	fixture_let_go(f);
+	fixture_settle(f);
+	assert_int_equal(fixture_outcome(f, second), OUT_OK);
+	uint64_t again = fixture_lock(f, 2, "k", "V", 30000);
+	assert_int_equal(fixture_outcome(f, again), OUT_OK);
+	fixture_run_ms(f, 2100);
+	assert_int_equal(fixture_outcome(f, first), OUT_UNKNOWN);
+	uint64_t read = fixture_read(f, 3, "k", true);
+	assert_int_equal(fixture_outcome(f, read), OUT_OK);
+	assert_int_equal(fixture_result(f, read)->r.token, fixture_result(f, again)->r.token);
+	fixture_free(f);
+}
+
+static uint64_t idempotent_wait(struct fixture *f, unsigned id, const char *value)
+{
+	return fixture_op(f, id,
+		(struct op_request){.kind = OP_LOCK,
+			.key = bytes_str("k"),
+			.value = bytes_str(value),
+			.ttl_ms = 30000,
+			.has_ttl = true,
+			.idempotent = true,
+			.wait = true,
+			.wait_ms = 500});
+}
+
+/* A second request of the same value confirms no promise that the first may have to give back. */
+static void test_idempotent_second_in_line_makes_no_ghost(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	for (unsigned id = 1; id <= 2; id++) {
+		fixture_cut(f, id, 3, true);
+		fixture_link(f, id, 3, false);
+	}
+	fixture_delay(f, 1, 2, MSG_TRYLOCK);
+	fixture_delay(f, 2, 1, MSG_TRYLOCK);
+	(void)idempotent_wait(f, 1, "V");
+	(void)fixture_lock(f, 2, "k", "W", 30000);
+	(void)idempotent_wait(f, 1, "V");
+	assert_int_equal(fixture_stats(f, 1).leases, 0);
+	fixture_let_go(f);
+	fixture_settle(f);
+	f->n_rules = 0;
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -269,6 +350,9 @@ int main(void)
 		cmocka_unit_test(test_wait_at_two_masters_without_the_lease_does_not_spin),
 		cmocka_unit_test(test_wait_behind_a_ghost_does_not_spin),
 		cmocka_unit_test(test_wait_woken_before_the_others_are_free),
+		cmocka_unit_test(test_release_is_not_given_up_while_it_can_land),
+		cmocka_unit_test(test_release_retried_spares_the_next_instance),
+		cmocka_unit_test(test_idempotent_second_in_line_makes_no_ghost),
 	};
 	return cmocka_run_group_tests_name("engine_interleavings", tests, NULL, NULL);
 }
