@@ -29,12 +29,12 @@ static void lay_out(const struct engine_config *cfg, struct layout *l)
 	l->op_stride = (l->op_stride + 63) & ~(size_t)63;
 	l->ops = take(&at, l->op_stride * cfg->max_ops);
 	l->lines = take(&at, sizeof(struct line) * cfg->max_ops);
-	l->line_map = take(&at, map_memory_bytes(cfg->max_ops));
-	l->waiting = take(&at, map_memory_bytes(cfg->max_ops));
-	l->aborted_map = take(&at, map_memory_bytes(ABORTED_MAX));
-	l->leases = take(&at, map_memory_bytes(cfg->max_leases));
-	l->names = take(&at, map_memory_bytes(cfg->max_leases + NAMES_IDLE_MAX));
-	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots));
+	l->line_map = take(&at, map_memory_bytes(cfg->max_ops, cfg->threads));
+	l->waiting = take(&at, map_memory_bytes(cfg->max_ops, 1));
+	l->aborted_map = take(&at, map_memory_bytes(ABORTED_MAX, 1));
+	l->leases = take(&at, map_memory_bytes(cfg->max_leases, cfg->threads));
+	l->names = take(&at, map_memory_bytes(cfg->max_leases + NAMES_IDLE_MAX, 1));
+	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots, cfg->threads));
 	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest
 	 * key and values; who uses more meets LIMIT. */
 	l->arena = take(&at, (size_t)cfg->max_leases * 1024 + (size_t)cfg->max_ops * 10240);
@@ -101,16 +101,17 @@ struct engine *engine_init(
 	e->op_stride = l.op_stride;
 	e->ops = base + l.ops;
 	arena_init(&e->arena, base + l.arena, l.end - l.arena);
-	map_init(&e->leases, base + l.leases, cfg->max_leases);
-	map_init(&e->names, base + l.names, cfg->max_leases + NAMES_IDLE_MAX);
+	map_init(&e->leases, base + l.leases, cfg->max_leases, cfg->threads);
+	map_init(&e->names, base + l.names, cfg->max_leases + NAMES_IDLE_MAX, 1);
 	wheel_init(&e->lease_wheel, e->arena.base, ARENA_UNIT, offsetof(struct lease, wheel),
 		now->slow_ns);
 	wheel_init(&e->op_wheel, e->ops - e->op_stride, e->op_stride, 0, now->fast_ns);
 	uint64_t tomb_ns = 2 * more_drift(e, 2 * e->attempt_ns); /* T_tomb, with T_msg = T_att */
-	tombs_init(&e->tombs, base + l.tombs, tombs_max(cfg), cfg->slots, tomb_ns, now->slow_ns);
-	map_init(&e->lines, base + l.line_map, cfg->max_ops);
-	map_init(&e->waiting, base + l.waiting, cfg->max_ops);
-	map_init(&e->aborted_map, base + l.aborted_map, ABORTED_MAX);
+	tombs_init(&e->tombs, base + l.tombs, tombs_max(cfg), cfg->slots, cfg->threads, tomb_ns,
+		now->slow_ns);
+	map_init(&e->lines, base + l.line_map, cfg->max_ops, cfg->threads);
+	map_init(&e->waiting, base + l.waiting, cfg->max_ops, 1);
+	map_init(&e->aborted_map, base + l.aborted_map, ABORTED_MAX, 1);
 	e->line_pool = (struct line *)(void *)(base + l.lines);
 	lines_init(e);
 	promises_init(e);

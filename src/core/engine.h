@@ -49,9 +49,11 @@ struct engine;
 struct engine *engine_init(
 	const struct engine_config *cfg, const struct engine_time *now, void *mem, size_t bytes);
 
+/* A slot is a range of hashes, so that its entries lie side by side in the table (map.h) and can be
+ * handed over without looking at those of other slots. */
 static inline uint16_t engine_slot_of(uint64_t hash, uint16_t slots)
 {
-	return (uint16_t)((uint32_t)hash % slots);
+	return (uint16_t)((hash >> 32) * slots >> 32);
 }
 
 /* ---- events ---- */

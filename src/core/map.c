@@ -16,6 +16,7 @@ enum {
 	SPARE_SEGMENTS = 4,
 	/* Depth beyond that of evenly spread hashes. */
 	SPARE_DEPTH = 2,
+	DEPTH_LIMIT = 32, /* the bits above the home slot's */
 };
 _Static_assert(SEGMENT_BYTES == 4096, "a segment is a page");
 
@@ -30,13 +31,18 @@ static size_t round_up(size_t n, size_t to)
 	return (n + to - 1) / to * to;
 }
 
-static struct layout layout_of(uint64_t max_entries)
+static unsigned log2_up(uint32_t n)
+{
+	return n <= 1 ? 0 : 32 - (unsigned)__builtin_clz(n - 1);
+}
+
+static struct layout layout_of(uint64_t max_entries, unsigned parts)
 {
 	CHECK(max_entries <= MAP_ENTRIES_MAX);
+	CHECK(parts >= 1);
 	struct layout l = {.max_segments = (uint32_t)(max_entries / WORST_FILL) + SPARE_SEGMENTS};
-	unsigned log2_up = 32 - (unsigned)__builtin_clz(l.max_segments - 1);
-	l.depth_max = (uint8_t)(log2_up + SPARE_DEPTH);
-	CHECK(l.depth_max <= 32); /* the bits above the home slot's */
+	unsigned depth = log2_up(l.max_segments) + SPARE_DEPTH + log2_up(parts);
+	l.depth_max = (uint8_t)(depth < DEPTH_LIMIT ? depth : DEPTH_LIMIT);
 	l.count_at = round_up(sizeof(uint32_t) << l.depth_max, LINE_BYTES);
 	l.depth_at = round_up(l.count_at + sizeof(uint16_t) * l.max_segments, LINE_BYTES);
 	l.segments_at = round_up(l.depth_at + l.max_segments, LINE_BYTES);
@@ -45,15 +51,15 @@ static struct layout layout_of(uint64_t max_entries)
 	return l;
 }
 
-size_t map_memory_bytes(uint64_t max_entries)
+size_t map_memory_bytes(uint64_t max_entries, unsigned parts)
 {
-	return layout_of(max_entries).total;
+	return layout_of(max_entries, parts).total;
 }
 
-void map_init(struct map *m, void *mem, uint64_t max_entries)
+void map_init(struct map *m, void *mem, uint64_t max_entries, unsigned parts)
 {
 	CHECK(mem != NULL && (uintptr_t)mem % LINE_BYTES == 0);
-	struct layout l = layout_of(max_entries);
+	struct layout l = layout_of(max_entries, parts);
 	uint8_t *p = mem;
 	size_t to_page = -(uintptr_t)(p + l.segments_at) % SEGMENT_BYTES;
 	*m = (struct map){

@@ -3,7 +3,7 @@
  * moves more than one segment (256 slots). Several entries may have the same hash.
  *
  * The directory is indexed by the top bits of the hash, the home slot inside a segment by bits
- * 24..31; the low bits belong to whoever chose the shard (all keys of one shard may agree in them).
+ * 24..31. So entries lie in the order of their hashes, and a range of hashes can be walked.
  * Stored hash 0 is mapped to 1 inside. No malloc: everything lives in the range given at init.
  * Owner: the shard thread. */
 #pragma once
@@ -31,10 +31,11 @@ struct map {
 	uint64_t count;
 };
 
-/* Bytes of address space for @max_entries at the worst fill; touched as needed. */
-size_t map_memory_bytes(uint64_t max_entries);
-/* @mem: zeroed, 64-byte aligned, map_memory_bytes(max_entries) long. */
-void map_init(struct map *m, void *mem, uint64_t max_entries);
+/* Bytes of address space for @max_entries at the worst fill; touched as needed. @parts: the hashes
+ * lie in one of so many parts of their range (a shard's do), which takes a deeper directory. */
+size_t map_memory_bytes(uint64_t max_entries, unsigned parts);
+/* @mem: zeroed, 64-byte aligned, map_memory_bytes(max_entries, parts) long. */
+void map_init(struct map *m, void *mem, uint64_t max_entries, unsigned parts);
 /* Empty it in O(directory), keeping the memory for reuse (segments are zeroed when taken again). */
 void map_clear(struct map *m);
 

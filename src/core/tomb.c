@@ -16,13 +16,13 @@ static size_t slot_array_bytes(uint16_t slots)
 	return round_up(slots * sizeof(uint64_t));
 }
 
-size_t tombs_memory_bytes(uint64_t max_entries, uint16_t slots)
+size_t tombs_memory_bytes(uint64_t max_entries, uint16_t slots, unsigned parts)
 {
-	return 3 * slot_array_bytes(slots) + 2 * round_up(map_memory_bytes(max_entries));
+	return 3 * slot_array_bytes(slots) + 2 * round_up(map_memory_bytes(max_entries, parts));
 }
 
-void tombs_init(struct tombs *t, void *mem, uint64_t max_entries, uint16_t slots, uint64_t keep_ns,
-	uint64_t now_ns)
+void tombs_init(struct tombs *t, void *mem, uint64_t max_entries, uint16_t slots, unsigned parts,
+	uint64_t keep_ns, uint64_t now_ns)
 {
 	CHECK(max_entries >= 1 && slots >= 1);
 	*t = (struct tombs){
@@ -39,8 +39,8 @@ void tombs_init(struct tombs *t, void *mem, uint64_t max_entries, uint16_t slots
 		p += slot_array_bytes(slots);
 	}
 	for (unsigned g = 0; g < 2; g++) {
-		map_init(&t->gen[g], p, max_entries);
-		p += round_up(map_memory_bytes(max_entries));
+		map_init(&t->gen[g], p, max_entries, parts);
+		p += round_up(map_memory_bytes(max_entries, parts));
 	}
 }
 

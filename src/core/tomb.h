@@ -28,10 +28,11 @@ struct tombs {
 };
 
 /* Bytes of address space; touched as needed. */
-size_t tombs_memory_bytes(uint64_t max_entries, uint16_t slots);
-/* @mem: zeroed, 64-byte aligned, tombs_memory_bytes(max_entries, slots) long. @max_entries >= 1. */
-void tombs_init(struct tombs *t, void *mem, uint64_t max_entries, uint16_t slots, uint64_t keep_ns,
-	uint64_t now_ns);
+size_t tombs_memory_bytes(uint64_t max_entries, uint16_t slots, unsigned parts);
+/* @mem: zeroed, 64-byte aligned, tombs_memory_bytes() long. @max_entries >= 1; @parts as in map.h.
+ */
+void tombs_init(struct tombs *t, void *mem, uint64_t max_entries, uint16_t slots, unsigned parts,
+	uint64_t keep_ns, uint64_t now_ns);
 
 static inline void tombs_prefetch(const struct tombs *t, uint64_t hash)
 {

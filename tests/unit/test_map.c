@@ -17,14 +17,19 @@ _Noreturn void check_fail(const char *condition, const char *file, int line)
 	abort();
 }
 
-static void *map_new(struct map *m, uint64_t max_entries)
+static void *map_new_of(struct map *m, uint64_t max_entries, unsigned parts)
 {
-	size_t bytes = (map_memory_bytes(max_entries) + 63) / 64 * 64;
+	size_t bytes = (map_memory_bytes(max_entries, parts) + 63) / 64 * 64;
 	void *mem = aligned_alloc(64, bytes);
 	assert_non_null(mem);
 	memset(mem, 0, bytes);
-	map_init(m, mem, max_entries);
+	map_init(m, mem, max_entries, parts);
 	return mem;
+}
+
+static void *map_new(struct map *m, uint64_t max_entries)
+{
+	return map_new_of(m, max_entries, 1);
 }
 
 static uint64_t value_of(const struct map *m, uint64_t hash)
@@ -143,14 +148,36 @@ static void test_map_holds_what_it_was_sized_for(void **state)
 		for (uint64_t i = 0; i < sizes[s]; i++)
 			assert_int_equal(map_insert(&m, prng_next(&r), i), 0);
 		map_validate(&m);
-		assert_true(map_used_bytes(&m) <= map_memory_bytes(sizes[s]));
+		assert_true(map_used_bytes(&m) <= map_memory_bytes(sizes[s], 1));
 		prng_seed(&r, sizes[s]);
 		for (uint64_t i = 0; i < sizes[s]; i++)
 			assert_int_equal(value_of(&m, prng_next(&r)), i);
 		free(mem);
 	}
-	expect_assert_failure(map_memory_bytes(MAP_ENTRIES_MAX + 1));
-	assert_true(map_memory_bytes(MAP_ENTRIES_MAX) > MAP_ENTRIES_MAX * sizeof(struct map_slot));
+	expect_assert_failure(map_memory_bytes(MAP_ENTRIES_MAX + 1, 1));
+	assert_true(
+		map_memory_bytes(MAP_ENTRIES_MAX, 1) > MAP_ENTRIES_MAX * sizeof(struct map_slot));
+}
+
+/* A shard of 64 has each 64th of the range of hashes, and they have to find room all the same. */
+static void test_map_holds_a_part_of_the_range(void **state)
+{
+	(void)state;
+	enum { ENTRIES = 30000, PARTS = 64, SLOTS = 128 };
+	struct map m;
+	void *mem = map_new_of(&m, ENTRIES, PARTS);
+	struct prng r;
+	prng_seed(&r, 5);
+	for (uint64_t i = 0; i < ENTRIES; i++) {
+		uint64_t slot = 3 + prng_below(&r, SLOTS / PARTS) * PARTS;
+		uint64_t hash = slot << 57 | prng_next(&r) >> 7;
+		assert_int_equal(map_insert(&m, hash, i), 0);
+	}
+	map_validate(&m);
+	assert_true(m.n_segments < m.max_segments);
+	/* As well filled as hashes from the whole range would be. */
+	assert_true(m.n_segments < ENTRIES / 90);
+	free(mem);
 }
 
 /* Without a segment left the others fill up; what is inside stays reachable after the refusal. */
@@ -407,6 +434,7 @@ int main(void)
 		cmocka_unit_test(test_map_one_hash_fills_one_segment_only),
 		cmocka_unit_test(test_map_splits_to_the_deepest_bit),
 		cmocka_unit_test(test_map_holds_what_it_was_sized_for),
+		cmocka_unit_test(test_map_holds_a_part_of_the_range),
 		cmocka_unit_test(test_map_overfull_refuses_and_stays_whole),
 		cmocka_unit_test(test_map_agrees_with_a_list),
 		cmocka_unit_test(test_map_clear_keeps_memory_and_forgets),

@@ -20,11 +20,11 @@ enum { KEEP = 1000, SLOTS = 16 };
 
 static void *tombs_new(struct tombs *t, uint64_t max_entries, uint64_t now_ns)
 {
-	size_t bytes = (tombs_memory_bytes(max_entries, SLOTS) + 63) / 64 * 64;
+	size_t bytes = (tombs_memory_bytes(max_entries, SLOTS, 1) + 63) / 64 * 64;
 	void *mem = aligned_alloc(64, bytes);
 	assert_non_null(mem);
 	memset(mem, 0, bytes);
-	tombs_init(t, mem, max_entries, SLOTS, KEEP, now_ns);
+	tombs_init(t, mem, max_entries, SLOTS, 1, KEEP, now_ns);
 	return mem;
 }
 
@@ -176,8 +176,8 @@ static void test_tomb_refuses_misuse(void **state)
 	void *mem = tombs_new(&t, 10, 0);
 	expect_assert_failure(tombs_put(&t, 1, SLOTS, 1, 0));
 	expect_assert_failure(tombs_floor(&t, SLOTS));
-	expect_assert_failure(tombs_init(&t, mem, 0, SLOTS, KEEP, 0));
-	expect_assert_failure(tombs_init(&t, mem, 1, 0, KEEP, 0));
+	expect_assert_failure(tombs_init(&t, mem, 0, SLOTS, 1, KEEP, 0));
+	expect_assert_failure(tombs_init(&t, mem, 1, 0, 1, KEEP, 0));
 	free(mem);
 }
 
