@@ -23,10 +23,10 @@ void ballot_merge(struct engine *e, uint64_t n)
 
 bool ballot_cover(struct engine *e, uint64_t n)
 {
-	if (n + CEILING_US / 2 > e->ceiling && e->ceiling < BALLOT_MAX) {
-		uint64_t want = n + CEILING_US < BALLOT_MAX ? n + CEILING_US : BALLOT_MAX;
+	if (n + CEILING_STEP_N / 2 > e->ceiling && e->ceiling < BALLOT_MAX) {
+		uint64_t want = ceiling_above(n);
 		/* Ask once per half window, however many ballots cross the line. */
-		if (n + CEILING_US / 2 > e->ceiling_asked) {
+		if (n + CEILING_STEP_N / 2 > e->ceiling_asked) {
 			e->ceiling_asked = want;
 			effect_new(e, FX_CEILING)->ceiling_n = want;
 		}

@@ -6,7 +6,8 @@
 
 /* Where each part lies inside the memory handed over. */
 struct layout {
-	size_t ops, lines, line_map, waiting, aborted_map, leases, names, tombs, arena, end;
+	size_t ops, lines, line_map, waiting, aborted_map, leases, names, tombs, heals, sync_body;
+	size_t arena, end;
 	size_t op_stride;
 };
 
@@ -35,6 +36,8 @@ static void lay_out(const struct engine_config *cfg, struct layout *l)
 	l->leases = take(&at, map_memory_bytes(cfg->max_leases, cfg->threads));
 	l->names = take(&at, map_memory_bytes(cfg->max_leases + NAMES_IDLE_MAX, 1));
 	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots, cfg->threads));
+	l->heals = take(&at, sizeof(struct heal) * cfg->max_ops);
+	l->sync_body = take(&at, SYNC_BODY_MAX_BYTES);
 	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest
 	 * key and values; who uses more meets LIMIT. */
 	l->arena = take(&at, (size_t)cfg->max_leases * 1024 + (size_t)cfg->max_ops * 10240);
@@ -75,6 +78,26 @@ static void init_masters(struct engine *e)
 	e->status = e->self_index == NO_MASTER ? NODE_NONMEMBER : NODE_QUARANTINE;
 }
 
+/* ns * kappa, rounded up. */
+static uint64_t times_kappa(uint64_t ns, uint32_t drift_ppm)
+{
+	uint64_t up = 1000000 + drift_ppm, down = 1000000 - drift_ppm;
+	return (ns / down + 1) * up;
+}
+
+uint64_t engine_restart_wait_ns(uint32_t attempt_ms, uint32_t drift_ppm)
+{
+	return times_kappa(attempt_ms * NS_PER_MS, drift_ppm) + 10 * NS_PER_MS;
+}
+
+uint64_t engine_quarantine_ns(uint32_t max_lease_ms, uint32_t attempt_ms, uint32_t drift_ppm)
+{
+	uint64_t tomb_ns = 2 * times_kappa(2 * attempt_ms * NS_PER_MS, drift_ppm);
+	uint64_t lease_ns = times_kappa(max_lease_ms * NS_PER_MS, drift_ppm);
+	uint64_t wait_ns = lease_ns + engine_restart_wait_ns(attempt_ms, drift_ppm);
+	return wait_ns > tomb_ns ? wait_ns : tomb_ns;
+}
+
 struct engine *engine_init(
 	const struct engine_config *cfg, const struct engine_time *now, void *mem, size_t bytes)
 {
@@ -93,6 +116,7 @@ struct engine *engine_init(
 	 */
 	e->promise_ns = 2 * e->attempt_ns;
 	e->landed_ns = more_drift(e, e->attempt_ns) + NS_PER_MS; /* T_msg = T_att */
+	e->wait_ns = engine_restart_wait_ns(cfg->attempt_ms, cfg->drift_ppm);
 	e->hlc = cfg->start_n;
 	e->ceiling = e->ceiling_asked = cfg->ceiling_n;
 	e->rtt_ns = RTT_START_NS;
@@ -113,8 +137,12 @@ struct engine *engine_init(
 	map_init(&e->waiting, base + l.waiting, cfg->max_ops, 1);
 	map_init(&e->aborted_map, base + l.aborted_map, ABORTED_MAX, 1);
 	e->line_pool = (struct line *)(void *)(base + l.lines);
+	e->sync_body = base + l.sync_body;
+	e->heals = base + l.heals;
 	lines_init(e);
 	promises_init(e);
+	resync_init(e);
+	heals_init(e);
 	return e;
 }
 
@@ -234,7 +262,11 @@ static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 			return;
 		ballot_merge(e, m->n);
 		ballot_merge(e, m->uid.n);
-		if (m->req & PROBE_REQ)
+		if (m->req_type == MSG_SYNC && (m->flags & MSG_ONE_KEY))
+			heal_answer(e, index, m);
+		else if (m->req_type == MSG_SYNC)
+			resync_answer(e, index, m);
+		else if (m->req & PROBE_REQ)
 			promise_answer(e, index, m);
 		else
 			round_answer(e, index, m);
@@ -249,7 +281,9 @@ static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 		return;
 	}
 	struct msg reply;
-	if (master_handle(e, hash_bytes(m->key), m, &reply) && m->req != 0)
+	bool answers = m->type == MSG_SYNC ? report_handle(e, m, &reply)
+					   : master_handle(e, hash_bytes(m->key), m, &reply);
+	if (answers && m->req != 0)
 		send_node(e, from, &reply);
 }
 
@@ -262,20 +296,27 @@ static void on_link(struct engine *e, uint8_t node, bool up)
 		e->links_up |= (uint16_t)(1u << index);
 	else
 		e->links_up &= (uint16_t) ~(1u << index);
+	resync_link(e, index, up);
 }
 
 static void on_status(struct engine *e, enum node_status status, uint64_t floor_n)
 {
 	if (e->self_index == NO_MASTER)
 		return;
-	if (status == NODE_ACTIVE && e->status != NODE_ACTIVE) {
+	if (status == NODE_ACTIVE) {
 		/* After a restart whatever has been heard of meanwhile counts too: without its
 		 * state file a node knows only the wall clock, and tokens may be ahead of that (sim
 		 * seed 3). */
 		if (floor_n != 0 && floor_n < e->hlc)
 			floor_n = e->hlc;
-		tombs_raise_floors(&e->tombs, floor_n);
 		ballot_merge(e, floor_n);
+		resync_give_up(e, floor_n);
+		if (floor_n != 0)
+			resync_heal(e);
+	} else if (status == NODE_RESYNC) {
+		resync_begin(e);
+	} else {
+		resync_stop(e);
 	}
 	e->status = status;
 }
@@ -301,12 +342,16 @@ void engine_step(
 	case EV_LINK:
 		on_link(e, ev->link.node, ev->link.up);
 		break;
+	case EV_MISSED:
+		resync_heal(e);
+		break;
 	case EV_STATUS:
 		on_status(e, ev->status.status, ev->status.floor_n);
 		break;
 	case EV_CEILING:
 		if (ev->ceiling_n > e->ceiling)
 			e->ceiling = ev->ceiling_n;
+		resync_ceiling(e);
 		break;
 	case EV_TICK:
 		tombs_tick(&e->tombs, now->slow_ns);
@@ -314,6 +359,8 @@ void engine_step(
 		names_tick(e);
 		ops_tick(e);
 		leases_tick(e);
+		resync_tick(e);
+		heals_tick(e);
 		break;
 	}
 	ops_run(e);
@@ -324,8 +371,9 @@ uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now)
 	if (e->run_head != 0)
 		return 0;
 	uint64_t wait_ns = UINT64_MAX;
-	const uint64_t slow_due[] = {wheel_next_ns(&e->lease_wheel), tombs_next_ns(&e->tombs)};
-	for (unsigned i = 0; i < 2; i++) {
+	const uint64_t slow_due[] = {wheel_next_ns(&e->lease_wheel), tombs_next_ns(&e->tombs),
+		e->heals_used == 0 ? UINT64_MAX : wheel_next_ns(&e->heal_wheel), e->resync_due_ns};
+	for (unsigned i = 0; i < 4; i++) {
 		uint64_t d = slow_due[i] == UINT64_MAX     ? UINT64_MAX
 			     : slow_due[i] <= now->slow_ns ? 0
 							   : slow_due[i] - now->slow_ns;
@@ -365,6 +413,17 @@ void engine_hlc_merge(struct engine *e, uint64_t n)
 	ballot_merge(e, n);
 }
 
+bool engine_holds_nothing(const struct engine *e, uint64_t *ret_top_n)
+{
+	*ret_top_n = e->hlc;
+	for (uint16_t i = 0; i < e->cfg.slots; i++) {
+		uint64_t top = tombs_top(&e->tombs, i);
+		*ret_top_n = top > *ret_top_n ? top : *ret_top_n;
+	}
+	return e->self_index != NO_MASTER && e->slots_voting == e->slots_mine &&
+	       e->leases.count == 0;
+}
+
 void engine_stats(const struct engine *e, struct engine_stats *ret)
 {
 	*ret = e->stats;
@@ -375,6 +434,12 @@ void engine_stats(const struct engine *e, struct engine_stats *ret)
 	ret->ops = e->ops_used;
 	ret->ops_max = e->cfg.max_ops;
 	ret->tombstones = tombs_count(&e->tombs);
+	ret->slots = e->slots_mine;
+	ret->slots_voting = e->slots_voting;
+	ret->healing = e->heal_wanted || e->healing;
+	ret->shadows = e->n_shadows;
+	ret->staged = e->n_staged;
+	ret->resync = e->n_resync;
 	ret->memory_bytes = (uint64_t)e->arena.next * ARENA_UNIT + map_used_bytes(&e->leases) +
 			    map_used_bytes(&e->tombs.gen[0]) + map_used_bytes(&e->tombs.gen[1]) +
 			    (uint64_t)e->ops_touched * e->op_stride;

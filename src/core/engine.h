@@ -42,6 +42,18 @@ struct engine_config {
  * 0: a limit in @cfg is out of range. */
 size_t engine_memory_bytes(const struct engine_config *cfg);
 
+/* W_ceil of protocol.md 2.1, in ballot units: how far ahead the ceiling is reserved. */
+#define CEILING_STEP_N UINT64_C(60000000)
+static inline uint64_t ceiling_above(uint64_t n)
+{
+	return n < BALLOT_MAX - CEILING_STEP_N ? n + CEILING_STEP_N : BALLOT_MAX;
+}
+
+/* T_wait and D_Q of protocol.md 2.1: how long after its start a master that lost its memory waits
+ * before it asks the others, and before it votes without them. */
+uint64_t engine_restart_wait_ns(uint32_t attempt_ms, uint32_t drift_ppm);
+uint64_t engine_quarantine_ns(uint32_t max_lease_ms, uint32_t attempt_ms, uint32_t drift_ppm);
+
 struct engine;
 
 /* Build an engine inside [mem, mem+bytes): zeroed, 64-byte aligned, at least
@@ -96,7 +108,9 @@ enum event_type {
 		    * for LOCK with wait, WAITFOR and WAITRELEASE; others end by themselves. */
 	EV_MSG,    /* a message of a peer */
 	EV_LINK,   /* a link to a peer is up with this incarnation, or down */
-	EV_STATUS, /* this node begins to vote (NODE_ACTIVE), or stops */
+	EV_MISSED, /* nothing was heard of a peer for a while: look for what was missed */
+	EV_STATUS, /* NODE_RESYNC: T_wait is over, ask the others; NODE_ACTIVE: vote in every slot;
+		    * NODE_QUARANTINE: in none */
 	EV_CEILING, /* ballots up to n are durable */
 	EV_TICK,    /* time passes: expiry, timeouts, answers that wait in line. Bounded work. */
 };
@@ -116,7 +130,9 @@ struct event {
 		} link;
 		struct {
 			enum node_status status;
-			uint64_t floor_n; /* with NODE_ACTIVE: no ballot <= floor_n is accepted */
+			/* NODE_ACTIVE: slots that do not vote yet begin to, and accept no ballot
+			 * <= floor_n. */
+			uint64_t floor_n;
 		} status;
 		uint64_t ceiling_n;
 	};
@@ -205,17 +221,29 @@ void engine_hlc_merge(struct engine *e, uint64_t n);
 
 /* ---- looking ---- */
 
+/* Nothing is held here that a restart would forget: it votes in all its slots and has no entry of
+ * any kind. *ret_top_n: the highest ballot that it has ever accepted, refused, sealed or heard of.
+ */
+bool engine_holds_nothing(const struct engine *e, uint64_t *ret_top_n);
+
 struct engine_stats {
 	enum node_status status;
-	uint64_t leases;   /* confirmed live entries, probe keys left out */
-	uint64_t promises; /* unconfirmed ones */
-	uint64_t waiters;  /* LOCK WAIT, WAITFOR, WAITRELEASE */
-	uint64_t ops;      /* rounds in flight, background ones included */
+	uint16_t slots, slots_voting; /* of this shard */
+	bool healing;                 /* looking through all slots for keys that were missed */
+	uint64_t leases;              /* confirmed live entries, probe keys left out */
+	uint64_t promises;            /* unconfirmed ones */
+	uint64_t waiters;             /* LOCK WAIT, WAITFOR, WAITRELEASE */
+	uint64_t ops;                 /* rounds in flight, background ones included */
 	uint64_t ops_max;
 	uint64_t tombstones;
+	uint64_t shadows;      /* keys that somebody may hold: refused until the lease ends */
+	uint64_t staged;       /* told of by others, in slots that do not vote yet */
+	uint64_t resync;       /* single keys without a vote */
 	uint64_t memory_bytes; /* touched so far, approximately */
 	uint64_t granted, refused, released, extended, updated, expired;
 	uint64_t stale, retries, aborts, queries, dissolved, no_quorum, unknown, limit;
+	uint64_t healed;    /* entries got back from others, slots after a restart not counted */
+	uint64_t sync_full; /* slots that could not be taken in for want of room */
 	uint64_t msgs_in, msgs_out;
 };
 void engine_stats(const struct engine *e, struct engine_stats *ret);

@@ -3,7 +3,7 @@
 
 void extend_start(struct engine *e, struct op *op)
 {
-	uint16_t mask = masters_reachable(e);
+	uint16_t mask = masters_reachable(e, op->slot);
 	if (count_bits(mask) < e->majority) {
 		if (op->adopting)
 			lock_adopted(e, op, OUT_NOQUORUM);

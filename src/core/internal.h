@@ -9,11 +9,11 @@
 #include "core/map.h"
 #include "core/tomb.h"
 #include "core/wheel.h"
+#include "wire/sync.h"
 
-#define NS_PER_MS  UINT64_C(1000000)
-#define EPOCH_US   UINT64_C(1577836800000000) /* 2020-01-01 UTC: ballots count from there */
-#define CEILING_US UINT64_C(60000000)         /* W_ceil: how far ahead the ceiling is reserved */
-#define PROBE_REQ  (UINT64_C(1) << 63)        /* marks `req` of a promise's own questions */
+#define NS_PER_MS UINT64_C(1000000)
+#define EPOCH_US  UINT64_C(1577836800000000) /* 2020-01-01 UTC: ballots count from there */
+#define PROBE_REQ (UINT64_C(1) << 63)        /* marks `req` of a promise's own questions */
 
 enum {
 	PROBES_MAX = 1024,     /* promises asking their fellow masters at one time */
@@ -25,6 +25,9 @@ enum {
 	EXPIRY_BATCH = 16,     /* entries whose end is looked at together */
 	STEP_EFFECTS = 40,     /* room kept for the effects of a batch of actions */
 	BACKOFF_CAP_MS = 50,
+	SYNC_SLOTS = 8,      /* slots asked about at one time */
+	SYNC_SEGMENTS = 16,  /* of the table, looked at for one report or one slice of settling */
+	HEALS_SPARE = 16,    /* a 16th of the keys being healed is kept free from a heal pass */
 	POLL_MS = 1000,      /* a parked waiter looks again at least this often */
 	PROMISE_CAP_MS = 50, /* T_prom */
 	RTT_START_NS = 1000000,
@@ -39,6 +42,16 @@ enum lease_flag {
 	LEASE_ASKED = 1 << 2,       /* promise: its coordinator was asked once already */
 	LEASE_HIDDEN = 1 << 3,      /* a probe key of LAG */
 	LEASE_DOUBTED = 1 << 4,     /* a RELEASE was refused here: is it still held elsewhere? */
+	LEASE_MISSED = 1 << 5, /* a later one was granted by others while this stood in the way */
+	/* What is not LIVE (protocol.md 2.3, 2.8). */
+	LEASE_STAGED = 1 << 6, /* told of by others, in a slot that does not vote yet */
+	LEASE_SHADOW = 1 << 7, /* somebody may hold the key: refuses, and knows nothing else */
+	LEASE_RESYNC = 1 << 8, /* no vote on this key until others have said what they hold; has one
+				* heal, which alone ends it */
+	LEASE_SEALED =
+		1 << 9, /* RESYNC: a release was acknowledged meanwhile, nothing comes back */
+	LEASE_NOT_LIVE = LEASE_STAGED | LEASE_SHADOW | LEASE_RESYNC,
+	LEASE_UNSEEN = LEASE_NOT_LIVE | LEASE_UNCONFIRMED, /* hidden from this node's readers */
 };
 
 /* A live entry: one cache line, then key and value. */
@@ -53,10 +66,10 @@ struct lease {
 	uint32_t name; /* of the client: names.c, or 0 */
 	uint16_t key_bytes;
 	uint16_t value_bytes;
-	uint8_t flags;
+	uint16_t flags; /* enum lease_flag */
 	uint8_t node;
-	uint8_t unused[2];
-	uint8_t data[]; /* key value */
+	uint8_t reports; /* STAGED, RESYNC: how many masters told of it with this uid */
+	uint8_t data[];  /* key value */
 };
 _Static_assert(sizeof(struct lease) == 64, "one cache line");
 
@@ -186,6 +199,70 @@ struct probe {
 	uint32_t next_free;
 };
 
+/* ---- resync.c, heal.c: what others hold (protocol.md 2.8) ---- */
+
+/* What this master does with the keys of a slot. */
+enum slot_state {
+	SLOT_SILENT, /* nothing: quarantine, not ours, or its turn to ask has not come */
+	SLOT_SYNC,   /* asks, or takes in what it has heard; one of engine.syncs */
+	SLOT_VOTES,
+};
+
+enum sync_state {
+	SYNC_NONE,
+	SYNC_ASKING,
+	SYNC_PURGING,  /* what was staged is thrown away: asked in vain, or no room */
+	SYNC_SETTLING, /* what was staged becomes LIVE or SHADOW */
+	SYNC_COVERING, /* waits until the ceiling is durable above all that was heard of */
+};
+
+/* One master's report on a slot, as far as it has come. */
+struct pull {
+	uint64_t req;    /* of the question out; 0: none */
+	uint64_t due_ns; /* ask, or ask again; slow clock */
+	uint64_t cursor;
+	uint16_t key_bytes;
+	uint8_t key[KEY_MAX_BYTES]; /* last key heard of, when the report was cut at its hash */
+};
+
+/* A slot that is being asked about. */
+struct sync {
+	uint8_t state;
+	bool heal;     /* only to find keys that were missed: the slot votes all the while */
+	bool fallback; /* PURGING: to vote afterwards, with nothing but a floor */
+	uint16_t slot;
+	uint16_t finished; /* bit per master index: its report is complete */
+	uint64_t floor_n;  /* of the slot, the highest told */
+	uint64_t cover_n;  /* highest n of any entry told */
+	uint64_t cursor;   /* PURGING, SETTLING: hash to go on from */
+	uint64_t due_ns;   /* PURGING for want of room: begin again */
+	struct pull pulls[MASTERS_MAX];
+};
+
+enum heal_state {
+	HEAL_FREE,
+	HEAL_LATER, /* something was missed, a moment ago */
+	HEAL_CHECK, /* do enough others hold it? Nothing is changed yet */
+	HEAL_WAIT,  /* RESYNC: until no answer of ours counts in a running certificate */
+	HEAL_ASK,   /* RESYNC: what do they hold now? */
+};
+
+/* A key that others hold and this master does not. */
+struct heal {
+	struct wheel_link wheel; /* must be first */
+	uint64_t due_ns;         /* slow clock */
+	uint64_t hash;
+	struct ballot uid;
+	uint32_t block; /* the key, arena */
+	uint32_t round; /* counts questions: answers to older ones are not ours */
+	uint32_t next_free;
+	uint16_t key_bytes;
+	uint16_t asked, answered;
+	uint8_t state;
+	uint8_t reports; /* CHECK */
+	bool of_pass;
+};
+
 struct aborted {
 	uint64_t n;
 	uint64_t until_ns; /* fast clock */
@@ -208,6 +285,7 @@ struct engine {
 	uint16_t links_up; /* bit per master index */
 	uint64_t attempt_ns, drift_ppm;
 	uint64_t promise_ns; /* T_promise */
+	uint64_t wait_ns;    /* T_wait */
 	uint64_t landed_ns;  /* after that nothing of a message sent now can land */
 	uint64_t hlc;
 	uint64_t ceiling, ceiling_asked;
@@ -218,7 +296,23 @@ struct engine {
 	struct map leases;
 	struct wheel lease_wheel; /* slow clock */
 	struct tombs tombs;
-	uint64_t n_leases, n_promises, n_hidden;
+	uint64_t n_leases, n_promises, n_hidden, n_staged, n_shadows, n_resync;
+
+	uint8_t slot_state[SLOTS_MAX];
+	uint16_t slots_mine, slots_voting;
+	bool restarted;   /* NODE_RESYNC: slots that do not vote are to be asked about */
+	bool heal_wanted; /* look through all slots for keys that were missed */
+	bool healing;     /* that is being done */
+	uint16_t next_sync, next_heal; /* slots to be taken up next */
+	uint64_t resync_due_ns;        /* slow clock; UINT64_MAX: nothing to do */
+	uint64_t sync_seq;
+	struct sync syncs[SYNC_SLOTS];
+	uint8_t *sync_body; /* of the report in this step's effects */
+
+	uint8_t *heals;
+	struct wheel heal_wheel; /* slow clock */
+	uint32_t heal_free, heals_touched, heals_used;
+	uint32_t heals_of_pass; /* begun by the heal pass that runs */
 
 	struct map names;
 	uint64_t names_idle, names_cursor;
@@ -325,12 +419,73 @@ uint64_t free_maxn(const struct engine *e, uint64_t hash);
 uint16_t slot_of(const struct engine *e, uint64_t hash);
 /* Entries whose time has come; bounded. */
 void leases_tick(struct engine *e);
+static inline bool lease_is_live(const struct lease *l)
+{
+	return (l->flags & LEASE_NOT_LIVE) == 0;
+}
+/* Set and clear flags, and keep the counts. */
+void lease_flags(struct engine *e, struct lease *l, uint16_t set, uint16_t clear);
+/* Make an entry of what another master told, with these flags; 0: no room. */
+uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s, uint16_t flags);
+/* The same in the place of @ref, which knew nothing but its key; 0: no room, nothing changed. */
+uint32_t lease_replace(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s, uint16_t flags);
+/* Add what one more master tells of the same uid; the entry's new reference, 0: no room. */
+uint32_t lease_add_report(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s);
+/* An entry that only says: no vote on this key; 0: no room. */
+uint32_t lease_block(struct engine *e, uint64_t hash, struct bytes key);
+/* The entry is to stay at least for what another master has left of it, @remaining_ns. */
+void lease_outlast(struct engine *e, struct lease *l, uint64_t remaining_ns);
+/* Look at the entry again in T_promise, or at its end. */
+void lease_rearm(struct engine *e, uint32_t ref);
 
 /* ---- master.c: the voter ---- */
 /* Handle a request (any type but REPLY, CONFIRM, QUERY) whose key has this hash; true: *reply is
  * the answer. */
 bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply);
 void master_confirm(struct engine *e, const struct msg *m);
+
+/* ---- report.c: what this master holds, for others ---- */
+bool report_handle(struct engine *e, const struct msg *m, struct msg *reply);
+uint64_t slot_first_hash(const struct engine *e, uint16_t slot);
+/* Collect the entries of one segment of @slot from hash @from on, ascending by hash and key;
+ * returns where the next segment begins, 0: the slot has no more. At most MAP_SEGMENT_SLOTS. */
+struct gathered {
+	uint64_t hash;
+	uint32_t ref;
+};
+uint64_t slot_gather(const struct engine *e, uint16_t slot, uint64_t from,
+	struct gathered ret[MAP_SEGMENT_SLOTS], unsigned *ret_n);
+
+/* ---- resync.c: slots after a restart ---- */
+void resync_init(struct engine *e);
+static inline bool slot_votes(const struct engine *e, uint16_t slot)
+{
+	return e->slot_state[slot] == SLOT_VOTES;
+}
+void resync_begin(struct engine *e);
+/* Vote in every slot of ours, from @floor_n on; what was heard of is thrown away. */
+void resync_give_up(struct engine *e, uint64_t floor_n);
+void resync_stop(struct engine *e);
+void resync_heal(struct engine *e);
+void resync_answer(struct engine *e, unsigned from_index, const struct msg *m);
+void resync_link(struct engine *e, unsigned index, bool up);
+void resync_ceiling(struct engine *e);
+/* A heal that a pass began is over. */
+void resync_heal_ended(struct engine *e);
+void resync_tick(struct engine *e);
+
+/* ---- heal.c: single keys ---- */
+void heals_init(struct engine *e);
+/* For as many as a few reports can bring. */
+bool heals_have_room(const struct engine *e);
+/* Others may hold this key, and this master does not: look into it in a moment. */
+void heal_later(struct engine *e, uint64_t hash, struct bytes key);
+/* Another master holds this instance, and this one does not. */
+void heal_found(struct engine *e, uint64_t hash, const struct sync_entry *s);
+void heal_answer(struct engine *e, unsigned from_index, const struct msg *m);
+void heals_tick(struct engine *e);
 
 /* ---- promise.c ---- */
 void promises_init(struct engine *e);
@@ -378,7 +533,8 @@ void op_finish(struct engine *e, struct op *op, enum outcome outcome);
 void op_timer(struct engine *e, struct op *op, uint64_t due_fast_ns);
 void op_run_later(struct engine *e, struct op *op);
 void op_retry_later(struct engine *e, struct op *op);
-uint16_t masters_reachable(const struct engine *e); /* mask; self only while it votes */
+/* Mask; self only while it votes in this slot. */
+uint16_t masters_reachable(const struct engine *e, uint16_t slot);
 /* Fill in key, slot and req and send to @mask. The caller's last act is then round_self(): it asks
  * the local master, whose answer may finish and free the operation, and arms the timer if not. */
 void round_begin(struct engine *e, struct op *op, struct msg *m, uint16_t mask);

@@ -37,16 +37,22 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key)
 		return 0;
 	uint32_t ref = (uint32_t)s->value;
 	/* Exactness of an end comes from comparing it here, not from the wheel. */
-	if (e->now.slow_ns < lease_at(e, ref)->end_ns)
+	if (e->now.slow_ns < lease_at(e, ref)->end_ns || (lease_at(e, ref)->flags & LEASE_RESYNC))
 		return ref;
-	e->stats.expired++;
+	e->stats.expired += lease_is_live(lease_at(e, ref));
 	lease_end(e, hash, ref);
 	return 0;
 }
 
 static void count_lease(struct engine *e, const struct lease *l, int by)
 {
-	if (l->flags & LEASE_HIDDEN)
+	if (l->flags & LEASE_STAGED)
+		e->n_staged += (uint64_t)by;
+	else if (l->flags & LEASE_SHADOW)
+		e->n_shadows += (uint64_t)by;
+	else if (l->flags & LEASE_RESYNC)
+		e->n_resync += (uint64_t)by;
+	else if (l->flags & LEASE_HIDDEN)
 		e->n_hidden += (uint64_t)by;
 	else if (l->flags & LEASE_UNCONFIRMED)
 		e->n_promises += (uint64_t)by;
@@ -54,11 +60,19 @@ static void count_lease(struct engine *e, const struct lease *l, int by)
 		e->n_leases += (uint64_t)by;
 }
 
-uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
+void lease_flags(struct engine *e, struct lease *l, uint16_t set, uint16_t clear)
+{
+	count_lease(e, l, -1);
+	l->flags = (uint16_t)((l->flags & ~clear) | set);
+	count_lease(e, l, 1);
+}
+
+/* Room for an entry of this key, in the table already; 0: none. */
+static uint32_t entry_alloc(struct engine *e, uint64_t hash, size_t data_bytes)
 {
 	if (e->leases.count >= e->cfg.max_leases)
 		return 0;
-	size_t bytes = sizeof(struct lease) + m->key.len + m->value.len;
+	size_t bytes = sizeof(struct lease) + data_bytes;
 	uint32_t ref = arena_alloc(&e->arena, bytes);
 	if (ref == 0)
 		return 0;
@@ -66,6 +80,21 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 		arena_free(&e->arena, ref, bytes);
 		return 0;
 	}
+	return ref;
+}
+
+static uint16_t hidden_flag(struct bytes key)
+{
+	bool probe = key.len >= PROBE_PREFIX_BYTES &&
+		     memcmp(key.p, PROBE_PREFIX, PROBE_PREFIX_BYTES) == 0;
+	return probe ? LEASE_HIDDEN : 0;
+}
+
+uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
+{
+	uint32_t ref = entry_alloc(e, hash, m->key.len + m->value.len);
+	if (ref == 0)
+		return 0;
 	struct lease *l = lease_at(e, ref);
 	uint64_t length_ns = (m->lease_ms + 1) * NS_PER_MS; /* L_mst: masters round up */
 	*l = (struct lease){
@@ -77,20 +106,25 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 		.key_bytes = (uint16_t)m->key.len,
 		.value_bytes = (uint16_t)m->value.len,
 		.name = name_take(e, m->name),
-		.flags = LEASE_UNCONFIRMED,
+		.flags = LEASE_UNCONFIRMED | hidden_flag(m->key),
 		.node = m->node,
 	};
-	if (m->key.len >= PROBE_PREFIX_BYTES &&
-		memcmp(m->key.p, PROBE_PREFIX, PROBE_PREFIX_BYTES) == 0)
-		l->flags |= LEASE_HIDDEN;
 	memcpy(l->data, m->key.p, m->key.len);
 	if (m->value.len > 0)
 		memcpy(l->data + m->key.len, m->value.p, m->value.len);
 	count_lease(e, l, 1);
 	/* A promise is looked at after T_promise; the wheel is re-armed lazily to the end. */
-	uint64_t ask_ns = e->now.slow_ns + e->promise_ns;
-	wheel_add(&e->lease_wheel, ref, l->end_ns < ask_ns ? l->end_ns : ask_ns);
+	lease_rearm(e, ref);
 	return ref;
+}
+
+void lease_rearm(struct engine *e, uint32_t ref)
+{
+	const struct lease *l = lease_at(e, ref);
+	uint64_t ask_ns = e->now.slow_ns + e->promise_ns;
+	bool soon = l->end_ns < ask_ns && !(l->flags & LEASE_RESYNC);
+	wheel_remove(&e->lease_wheel, ref);
+	wheel_add(&e->lease_wheel, ref, soon ? l->end_ns : ask_ns);
 }
 
 static void end(struct engine *e, uint64_t hash, uint32_t ref, bool wake)
@@ -105,6 +139,8 @@ static void end(struct engine *e, uint64_t hash, uint32_t ref, bool wake)
 	if (l->side != 0)
 		block_dispose(e, l->side, sizeof(struct side));
 	name_drop(e, l->name);
+	if (l->flags & LEASE_MISSED)
+		heal_later(e, hash, lease_key(l));
 	if (wake)
 		line_wake_ended(e, hash, lease_key(l));
 	block_dispose(e, ref, block_bytes(l));
@@ -124,12 +160,10 @@ void lease_confirm(struct engine *e, uint64_t hash, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
 	promise_drop_answers(e, l);
-	l->flags &= (uint8_t)~LEASE_DOUBTED;
+	l->flags &= (uint16_t)~LEASE_DOUBTED;
 	if (!(l->flags & LEASE_UNCONFIRMED))
 		return;
-	count_lease(e, l, -1);
-	l->flags &= (uint8_t) ~(LEASE_UNCONFIRMED | LEASE_ASKED);
-	count_lease(e, l, 1);
+	lease_flags(e, l, 0, LEASE_UNCONFIRMED | LEASE_ASKED);
 	line_wake_held(e, hash, lease_key(l));
 }
 
@@ -139,9 +173,7 @@ void lease_doubt(struct engine *e, uint32_t ref)
 	if (l->flags & (LEASE_UNCONFIRMED | LEASE_DOUBTED))
 		return;
 	l->flags |= LEASE_DOUBTED;
-	uint64_t ask_ns = e->now.slow_ns + e->promise_ns;
-	wheel_remove(&e->lease_wheel, ref);
-	wheel_add(&e->lease_wheel, ref, l->end_ns < ask_ns ? l->end_ns : ask_ns);
+	lease_rearm(e, ref);
 }
 
 uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct bytes value)
@@ -215,17 +247,168 @@ uint64_t free_maxn(const struct engine *e, uint64_t hash)
 	return n > floor ? n : floor;
 }
 
+/* ---- entries that others tell of (protocol.md 2.8) ---- */
+
+static bool is_written(const struct sync_entry *s)
+{
+	return (s->flags & SYNC_WRITTEN) != 0;
+}
+
+static void fill(
+	struct engine *e, uint32_t ref, uint32_t side, const struct sync_entry *s, uint16_t flags)
+{
+	struct lease *l = lease_at(e, ref);
+	*l = (struct lease){
+		.token = s->uid.n,
+		.cid = s->uid.cid,
+		.maxn = s->maxn,
+		.end_ns = e->now.slow_ns + more_drift(e, s->remaining_ns),
+		.since_ns = e->now.slow_ns - s->held_ns,
+		.side = side,
+		.key_bytes = (uint16_t)s->key.len,
+		.value_bytes = (uint16_t)s->value.len,
+		.name = name_take(e, s->name),
+		.flags = flags | hidden_flag(s->key),
+		.node = s->node,
+		.reports = !(s->flags & SYNC_SHADOW),
+	};
+	if (s->flags & SYNC_SHADOW)
+		l->flags |= LEASE_SHADOW;
+	if (s->flags & SYNC_UNCONFIRMED)
+		l->flags |= LEASE_UNCONFIRMED;
+	memcpy(l->data, s->key.p, s->key.len);
+	if (s->value.len > 0)
+		memcpy(l->data + s->key.len, s->value.p, s->value.len);
+	if (side != 0)
+		*(struct side *)arena_at(&e->arena, side) =
+			(struct side){.vb = s->vb, .pb = s->pb, .last_op = s->op_id};
+	count_lease(e, l, 1);
+	wheel_add(&e->lease_wheel, ref, l->end_ns);
+}
+
+/* The side record of what was told; false: no room. */
+static bool take_side(struct engine *e, const struct sync_entry *s, uint32_t *ret)
+{
+	*ret = is_written(s) ? arena_alloc(&e->arena, sizeof(struct side)) : 0;
+	return !is_written(s) || *ret != 0;
+}
+
+uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s, uint16_t flags)
+{
+	uint32_t side = 0;
+	if (!take_side(e, s, &side))
+		return 0;
+	uint32_t ref = entry_alloc(e, hash, s->key.len + s->value.len);
+	if (ref == 0) {
+		if (side != 0)
+			arena_free(&e->arena, side, sizeof(struct side));
+		return 0;
+	}
+	fill(e, ref, side, s, flags);
+	return ref;
+}
+
+uint32_t lease_replace(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s, uint16_t flags)
+{
+	const struct lease *old = lease_at(e, ref);
+	uint32_t side = 0;
+	if (!take_side(e, s, &side))
+		return 0;
+	size_t bytes = sizeof(struct lease) + s->key.len + s->value.len;
+	uint32_t to = arena_alloc(&e->arena, bytes);
+	if (to == 0) {
+		if (side != 0)
+			arena_free(&e->arena, side, sizeof(struct side));
+		return 0;
+	}
+	slot_of_ref(e, hash, ref)->value = to;
+	fill(e, to, side, s, flags);
+	struct lease *l = lease_at(e, to);
+	if (old->maxn > l->maxn)
+		l->maxn = old->maxn;
+	if (old->end_ns > l->end_ns)
+		l->end_ns = old->end_ns;
+	wheel_remove(&e->lease_wheel, ref);
+	count_lease(e, old, -1);
+	name_drop(e, old->name);
+	if (old->side != 0)
+		block_dispose(e, old->side, sizeof(struct side));
+	block_dispose(e, ref, block_bytes(old));
+	return to;
+}
+
+void lease_outlast(struct engine *e, struct lease *l, uint64_t remaining_ns)
+{
+	uint64_t end_ns = e->now.slow_ns + more_drift(e, remaining_ns);
+	if (end_ns > l->end_ns)
+		l->end_ns = end_ns;
+}
+
+uint32_t lease_add_report(struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s)
+{
+	struct lease *l = lease_at(e, ref);
+	/* The highest version is the value, and the highest promise binds: restoring values only
+	 * loses an update in 19 steps (protocol.md 3, m_cas_forgetpb). */
+	if (is_written(s)) {
+		struct side *side = lease_side(e, l);
+		if (side == NULL)
+			return 0;
+		if (version_cmp(s->pb, side->pb) > 0)
+			side->pb = s->pb;
+		if (version_cmp(s->vb, side->vb) > 0) {
+			uint32_t moved = lease_set_value(e, hash, ref, s->value);
+			if (moved == 0)
+				return 0;
+			ref = moved;
+			l = lease_at(e, ref);
+			side = lease_side(e, l);
+			side->vb = s->vb;
+			side->last_op = s->op_id;
+		}
+	}
+	lease_outlast(e, l, s->remaining_ns);
+	lease_raise_maxn(e, ref, s->maxn);
+	if (!(s->flags & SYNC_UNCONFIRMED))
+		lease_flags(e, l, 0, LEASE_UNCONFIRMED);
+	l->reports++;
+	return ref;
+}
+
+uint32_t lease_block(struct engine *e, uint64_t hash, struct bytes key)
+{
+	uint32_t ref = entry_alloc(e, hash, key.len);
+	if (ref == 0)
+		return 0;
+	struct lease *l = lease_at(e, ref);
+	*l = (struct lease){
+		.maxn = tombs_get(&e->tombs, hash),
+		.end_ns = e->now.slow_ns,
+		.since_ns = e->now.slow_ns,
+		.key_bytes = (uint16_t)key.len,
+		.flags = LEASE_RESYNC | hidden_flag(key),
+	};
+	memcpy(l->data, key.p, key.len);
+	count_lease(e, l, 1);
+	lease_rearm(e, ref);
+	return ref;
+}
+
 static void lease_due(struct engine *e, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
+	if (l->flags & LEASE_RESYNC) {
+		lease_rearm(e, ref); /* its heal ends it */
+		return;
+	}
 	if (e->now.slow_ns >= l->end_ns) {
-		e->stats.expired++;
+		e->stats.expired += lease_is_live(l);
 		lease_end(e, hash_bytes(lease_key(l)), ref);
 		return;
 	}
 	uint64_t next_ns = l->end_ns;
 	bool old = e->now.slow_ns - l->since_ns >= e->promise_ns;
-	bool asks = (l->flags & (LEASE_UNCONFIRMED | LEASE_DOUBTED)) != 0;
+	bool asks = lease_is_live(l) && (l->flags & (LEASE_UNCONFIRMED | LEASE_DOUBTED)) != 0;
 	if (asks) {
 		uint64_t ask_ns =
 			old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;

@@ -57,7 +57,7 @@ void lock_start(struct engine *e, struct op *op)
 									 : e->cfg.max_lease_ms;
 	const struct line *l = line_find(e, op->hash, op_key(e, op));
 	bool behind = l != NULL && l->lock_head != 0;
-	if (count_bits(masters_reachable(e)) < e->majority) {
+	if (count_bits(masters_reachable(e, op->slot)) < e->majority) {
 		op_finish(e, op, OUT_NOQUORUM);
 		return;
 	}
@@ -110,7 +110,7 @@ void lock_next_in_line(struct engine *e, struct op *next, const struct op *left)
 
 void lock_attempt(struct engine *e, struct op *op)
 {
-	uint16_t mask = masters_reachable(e);
+	uint16_t mask = masters_reachable(e, op->slot);
 	if (count_bits(mask) < e->majority) {
 		op->refusal = OUT_NOQUORUM;
 		if (op->in_queue && op->sent)
@@ -145,7 +145,8 @@ static void tell_confirm(struct engine *e, const struct op *op)
 		.type = MSG_CONFIRM, .slot = op->slot, .key = op_key(e, op), .uid = op->uid};
 	send_masters(e, e->links_up, &m);
 	uint32_t ref = lease_find(e, op->hash, m.key);
-	if (ref == 0 || !ballot_eq(lease_uid(lease_at(e, ref)), op->uid))
+	if (ref == 0 || !lease_is_live(lease_at(e, ref)) ||
+		!ballot_eq(lease_uid(lease_at(e, ref)), op->uid))
 		return;
 	lease_confirm(e, op->hash, ref);
 	/* A rival may have prepared a ballot between the vote and the grant: then its ballot is the
@@ -256,7 +257,7 @@ static unsigned home_of(const struct engine *e, const struct op *op)
 {
 	unsigned best = 0;
 	uint64_t best_score = 0;
-	uint16_t mask = masters_reachable(e);
+	uint16_t mask = masters_reachable(e, op->slot);
 	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
 		uint64_t score = hash_mix(op->hash, e->cfg.masters[i]);
 		if ((mask & (1u << i)) && score >= best_score) {
@@ -377,7 +378,7 @@ void lock_answered(struct engine *e, struct op *op)
 static void stop_waiting(struct engine *e, struct op *op)
 {
 	if (op->prev.n != 0)
-		abort_attempt(e, op, op->prev, masters_reachable(e));
+		abort_attempt(e, op, op->prev, masters_reachable(e, op->slot));
 	give_up(e, op, (enum outcome)op->refusal);
 }
 
@@ -401,7 +402,7 @@ void lock_cancel(struct engine *e, struct op *op)
 	if (!idle)
 		return;
 	if (op->prev.n != 0)
-		abort_attempt(e, op, op->prev, masters_reachable(e));
+		abort_attempt(e, op, op->prev, masters_reachable(e, op->slot));
 	op_free(e, op);
 }
 

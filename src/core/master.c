@@ -46,9 +46,9 @@ static uint32_t remove_previous(
 	return 0;
 }
 
-static bool on_trylock(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+static bool on_trylock(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
-	uint32_t ref = lease_find(e, hash, m->key);
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		reply->verdict = VERDICT_ACK; /* a duplicate; its end stays what it was */
 		return true;
@@ -80,9 +80,9 @@ static bool on_trylock(struct engine *e, uint64_t hash, const struct msg *m, str
 	return true;
 }
 
-static bool on_release(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+static bool on_release(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
-	uint32_t ref = lease_find(e, hash, m->key);
 	reply->verdict = VERDICT_ACK;
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		const struct lease *l = lease_at(e, ref);
@@ -99,9 +99,9 @@ static bool on_release(struct engine *e, uint64_t hash, const struct msg *m, str
 	return ballot_cover(e, m->uid.n);
 }
 
-static bool on_abort(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+static bool on_abort(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
-	uint32_t ref = lease_find(e, hash, m->key);
 	reply->verdict = VERDICT_ACK;
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		/* An EXTEND by value may have adopted the attempt: then it is somebody's lock. */
@@ -138,15 +138,16 @@ static void prolong(struct engine *e, struct lease *l, uint32_t lease_ms)
 		l->end_ns = end_ns; /* the wheel finds out when it comes by */
 }
 
-static bool on_extend(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+static bool on_extend(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
-	uint32_t ref = lease_find(e, hash, m->key);
 	if (m->lease_ms > e->cfg.max_lease_ms) {
 		reply->verdict = VERDICT_LIMIT;
 		return true;
 	}
 	if (ref == 0) {
 		reply->verdict = VERDICT_ABSENT; /* an EXTEND never installs (protocol.md 0) */
+		heal_later(e, hash, m->key);
 		return true;
 	}
 	struct lease *l = lease_at(e, ref);
@@ -160,9 +161,8 @@ static bool on_extend(struct engine *e, uint64_t hash, const struct msg *m, stru
 	return true;
 }
 
-static bool on_prepare(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+static bool on_prepare(struct engine *e, uint32_t ref, const struct msg *m, struct msg *reply)
 {
-	uint32_t ref = lease_find(e, hash, m->key);
 	if (ref == 0) {
 		reply->verdict = VERDICT_ABSENT;
 		return true;
@@ -190,16 +190,16 @@ static bool on_prepare(struct engine *e, uint64_t hash, const struct msg *m, str
 	}
 	side->pb = m->b;
 	side->pb_ns = e->now.slow_ns;
-	l->flags &= (uint8_t)~LEASE_STICKY;
+	l->flags &= (uint16_t)~LEASE_STICKY;
 	reply->verdict = VERDICT_PROMISE;
 	reply->op_id = side->last_op;
 	tell_value(e, l, reply);
 	return true;
 }
 
-static bool on_accept(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+static bool on_accept(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
-	uint32_t ref = lease_find(e, hash, m->key);
 	if (ref == 0 || !ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		reply->verdict = VERDICT_ABSENT;
 		return true;
@@ -221,7 +221,7 @@ static bool on_accept(struct engine *e, uint64_t hash, const struct msg *m, stru
 	}
 	l = lease_at(e, moved);
 	/* Whoever wrote this owns the ballot now; if that was us, accepted() says so. */
-	l->flags &= (uint8_t)~LEASE_STICKY;
+	l->flags &= (uint16_t)~LEASE_STICKY;
 	side->vb = side->pb = m->b;
 	side->last_op = m->op_id;
 	if (m->lease_ms != 0)
@@ -232,9 +232,9 @@ static bool on_accept(struct engine *e, uint64_t hash, const struct msg *m, stru
 	return true;
 }
 
-static bool on_read(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
+static bool on_read(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
-	uint32_t ref = lease_find(e, hash, m->key);
 	if (m->n != 0) {
 		seal(e, hash, ref, m->n);
 		if (!ballot_cover(e, m->n))
@@ -249,8 +249,26 @@ static bool on_read(struct engine *e, uint64_t hash, const struct msg *m, struct
 	reply->verdict = VERDICT_FREE;
 	/* Without a tombstone the answer is "none": nothing of it for T_tomb at least. After an
 	 * early fold nobody can say that, so the floor is told, and the reader has to seal. */
-	bool whole = m->n == 0 && !tombs_forgot_early(&e->tombs, e->now.slow_ns);
+	bool whole = m->n == 0 && !tombs_forgot_early(&e->tombs, slot_of(e, hash), e->now.slow_ns);
 	reply->n = whole ? tombs_get(&e->tombs, hash) : free_maxn(e, hash);
+	return true;
+}
+
+/* SHADOW and RESYNC: nothing is granted and nothing told; a release is sealed all the same. */
+static bool on_blocked(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
+{
+	struct lease *l = lease_at(e, ref);
+	if (m->type == MSG_RELEASE || m->type == MSG_ABORT) {
+		lease_raise_maxn(e, ref, m->uid.n);
+		l->flags |= l->flags & LEASE_RESYNC ? LEASE_SEALED : 0;
+		reply->verdict = VERDICT_ACK;
+		return ballot_cover(e, m->uid.n);
+	}
+	if (m->type == MSG_EXTEND && !(l->flags & LEASE_RESYNC))
+		heal_later(e, hash, m->key);
+	reply->verdict = l->flags & LEASE_RESYNC ? VERDICT_RESYNC : VERDICT_SHADOW;
+	reply->remaining_ns = l->end_ns > e->now.slow_ns ? l->end_ns - e->now.slow_ns : 0;
 	return true;
 }
 
@@ -263,25 +281,29 @@ bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct 
 	/* The n of EXTEND is what a client calls its token: no ballot that anybody made. */
 	if (m->type == MSG_READ)
 		ballot_merge(e, m->n);
-	if (e->status != NODE_ACTIVE) {
+	/* The slot that a message is addressed to is only for finding its way. */
+	if (!slot_votes(e, slot_of(e, hash))) {
 		reply->verdict = VERDICT_RESYNC;
 		return true;
 	}
+	uint32_t ref = lease_find(e, hash, m->key);
+	if (ref != 0 && !lease_is_live(lease_at(e, ref)))
+		return on_blocked(e, hash, ref, m, reply);
 	switch (m->type) {
 	case MSG_TRYLOCK:
-		return on_trylock(e, hash, m, reply);
+		return on_trylock(e, hash, ref, m, reply);
 	case MSG_RELEASE:
-		return on_release(e, hash, m, reply);
+		return on_release(e, hash, ref, m, reply);
 	case MSG_ABORT:
-		return on_abort(e, hash, m, reply);
+		return on_abort(e, hash, ref, m, reply);
 	case MSG_EXTEND:
-		return on_extend(e, hash, m, reply);
+		return on_extend(e, hash, ref, m, reply);
 	case MSG_PREPARE:
-		return on_prepare(e, hash, m, reply);
+		return on_prepare(e, ref, m, reply);
 	case MSG_ACCEPT:
-		return on_accept(e, hash, m, reply);
+		return on_accept(e, hash, ref, m, reply);
 	case MSG_READ:
-		return on_read(e, hash, m, reply);
+		return on_read(e, hash, ref, m, reply);
 	default:
 		return false;
 	}
@@ -289,10 +311,15 @@ bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct 
 
 void master_confirm(struct engine *e, const struct msg *m)
 {
-	if (e->status != NODE_ACTIVE)
-		return;
 	uint64_t hash = hash_bytes(m->key);
+	if (!slot_votes(e, slot_of(e, hash)))
+		return;
 	uint32_t ref = lease_find(e, hash, m->key);
-	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid))
+	struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
+	if (l != NULL && lease_is_live(l) && ballot_eq(lease_uid(l), m->uid))
 		lease_confirm(e, hash, ref);
+	else if (l == NULL || (l->flags & LEASE_NOT_LIVE) == LEASE_SHADOW)
+		heal_later(e, hash, m->key);
+	else if (lease_is_live(l) && m->uid.n > l->token)
+		l->flags |= LEASE_MISSED;
 }

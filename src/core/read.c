@@ -5,11 +5,11 @@ void read_local(struct engine *e, const struct op_request *r)
 {
 	struct result *out = &effect_new(e, FX_REPLY)->reply;
 	*out = (struct result){.tag = r->tag, .kind = r->kind, .outcome = OUT_NOTREADY};
-	if (e->status != NODE_ACTIVE)
+	if (!slot_votes(e, slot_of(e, r->hash)))
 		return;
 	out->outcome = OUT_NULL;
 	uint32_t ref = lease_find(e, r->hash, r->key);
-	if (ref == 0 || (lease_at(e, ref)->flags & LEASE_UNCONFIRMED))
+	if (ref == 0 || (lease_at(e, ref)->flags & LEASE_UNSEEN))
 		return;
 	const struct lease *l = lease_at(e, ref);
 	out->outcome = OUT_OK;
@@ -23,7 +23,7 @@ void read_local(struct engine *e, const struct op_request *r)
 
 void read_start(struct engine *e, struct op *op)
 {
-	uint16_t mask = masters_reachable(e);
+	uint16_t mask = masters_reachable(e, op->slot);
 	if (count_bits(mask) < e->majority) {
 		op_finish(e, op, OUT_NOQUORUM);
 		return;
@@ -84,6 +84,9 @@ static bool free_by_majority(const struct engine *e, const struct op *op)
 	return false;
 }
 
+/* So many masters do not hold it and are sealed that it is live on fewer than blk of them, and a
+ * RESYNC cannot bring it back (protocol.md 2.8). With an even number of masters blk sealed ones
+ * would not be enough for that. */
 static bool can_reach_majority(const struct engine *e, const struct op *op, struct ballot uid)
 {
 	unsigned sealed = 0;
@@ -93,11 +96,11 @@ static bool can_reach_majority(const struct engine *e, const struct op *op, stru
 			       (a->verdict == VERDICT_LIVE && !ballot_eq(a->uid, uid));
 		sealed += without && a->n >= uid.n;
 	}
-	return sealed < e->blocking;
+	return sealed < e->majority;
 }
 
-/* Every instance seen is a ghost: blk masters do not hold it and never will. An instance granted
- * before this read began would be live at one of the majority that answered. */
+/* Every instance seen is a ghost, now and for ever. An instance granted before this read began
+ * would be live at one of the majority that answered. */
 static bool only_ghosts(const struct engine *e, const struct op *op)
 {
 	for (unsigned i = 0; i < e->cfg.n_masters; i++)

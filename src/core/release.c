@@ -9,7 +9,7 @@ void release_start(struct engine *e, struct op *op)
 	bool sticky = l != NULL && lease_is_sticky(e, l) &&
 		      (!op->has_token || op->token == l->token) &&
 		      bytes_eq(lease_value(l), op_value(e, op)) &&
-		      count_bits(masters_reachable(e)) >= e->majority;
+		      count_bits(masters_reachable(e, op->slot)) >= e->majority;
 	if (sticky)
 		release_send(e, op, lease_uid(l), lease_pb(e, l));
 	else
@@ -34,7 +34,7 @@ void release_send(struct engine *e, struct op *op, struct ballot uid, struct ver
 	op->b = guard;
 	op->t0_ns = e->now.fast_ns;
 	struct msg m = {.type = MSG_RELEASE, .uid = uid, .b = guard};
-	round_begin(e, op, &m, masters_reachable(e));
+	round_begin(e, op, &m, masters_reachable(e, op->slot));
 	round_self(e, op, &m, landed_ns);
 }
 

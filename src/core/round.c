@@ -137,7 +137,7 @@ struct result *op_reply(struct engine *e, struct op *op, enum outcome outcome)
 		.quorum = e->majority,
 		.masters = e->cfg.n_masters,
 		.sent = op->sent,
-		.answered = (uint8_t)(!op->sent        ? count_bits(masters_reachable(e))
+		.answered = (uint8_t)(!op->sent        ? count_bits(masters_reachable(e, op->slot))
 				      : op->heard != 0 ? op->heard
 						       : count_bits(op->answered)),
 	};
@@ -197,10 +197,10 @@ void op_retry_later(struct engine *e, struct op *op)
 	op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
 }
 
-uint16_t masters_reachable(const struct engine *e)
+uint16_t masters_reachable(const struct engine *e, uint16_t slot)
 {
 	uint16_t mask = e->links_up;
-	if (e->self_index != NO_MASTER && e->status == NODE_ACTIVE)
+	if (slot_votes(e, slot))
 		mask |= (uint16_t)(1u << e->self_index);
 	return mask;
 }

@@ -14,7 +14,7 @@ static void walk_slot(void *arg, struct map_slot slot)
 	struct walk *w = arg;
 	const struct lease *l = lease_at(w->e, (uint32_t)slot.value);
 	w->seen++;
-	if ((l->flags & (LEASE_UNCONFIRMED | LEASE_HIDDEN)) || w->now->slow_ns >= l->end_ns)
+	if ((l->flags & (LEASE_UNSEEN | LEASE_HIDDEN)) || w->now->slow_ns >= l->end_ns)
 		return;
 	struct scan_item item = {
 		.key = lease_key(l),
@@ -40,18 +40,27 @@ uint64_t engine_scan(const struct engine *e, const struct engine_time *now, uint
 
 struct validation {
 	const struct engine *e;
-	uint64_t leases, promises, hidden;
+	uint64_t leases, promises, hidden, staged, shadows, resync;
 };
 
 static void validate_slot(void *arg, struct map_slot slot)
 {
 	struct validation *v = arg;
 	const struct lease *l = lease_at(v->e, (uint32_t)slot.value);
-	CHECK(l->token != 0 && l->maxn >= l->token);
+	CHECK(l->token != 0 || !lease_is_live(l));
+	CHECK(l->maxn >= l->token);
+	/* Nothing staged outlives the synchronisation of its slot. */
+	CHECK(!(l->flags & LEASE_STAGED) || !slot_votes(v->e, slot_of(v->e, slot.hash)));
 	CHECK(l->key_bytes >= 1 && l->key_bytes <= KEY_MAX_BYTES);
 	CHECK(l->value_bytes <= VALUE_MAX_BYTES);
 	CHECK(wheel_has(&v->e->lease_wheel, (uint32_t)slot.value));
-	if (l->flags & LEASE_HIDDEN)
+	if (l->flags & LEASE_STAGED)
+		v->staged++;
+	else if (l->flags & LEASE_SHADOW)
+		v->shadows++;
+	else if (l->flags & LEASE_RESYNC)
+		v->resync++;
+	else if (l->flags & LEASE_HIDDEN)
 		v->hidden++;
 	else if (l->flags & LEASE_UNCONFIRMED)
 		v->promises++;
@@ -88,6 +97,9 @@ void engine_validate(const struct engine *e)
 		cursor = map_scan(&e->leases, cursor, validate_slot, &v);
 	while (cursor != 0);
 	CHECK(v.leases == e->n_leases && v.promises == e->n_promises && v.hidden == e->n_hidden);
+	CHECK(v.staged == e->n_staged && v.shadows == e->n_shadows && v.resync == e->n_resync);
+	wheel_validate(&e->heal_wheel);
+	CHECK(e->heal_wheel.count == e->heals_used);
 	CHECK(e->lease_wheel.count == e->leases.count);
 	validate_ops(e);
 }

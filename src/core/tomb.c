@@ -18,7 +18,7 @@ static size_t slot_array_bytes(uint16_t slots)
 
 size_t tombs_memory_bytes(uint64_t max_entries, uint16_t slots, unsigned parts)
 {
-	return 3 * slot_array_bytes(slots) + 2 * round_up(map_memory_bytes(max_entries, parts));
+	return 4 * slot_array_bytes(slots) + 2 * round_up(map_memory_bytes(max_entries, parts));
 }
 
 void tombs_init(struct tombs *t, void *mem, uint64_t max_entries, uint16_t slots, unsigned parts,
@@ -34,6 +34,8 @@ void tombs_init(struct tombs *t, void *mem, uint64_t max_entries, uint16_t slots
 	uint8_t *p = mem;
 	t->floors = (void *)p;
 	p += slot_array_bytes(slots);
+	t->early_until_ns = (void *)p;
+	p += slot_array_bytes(slots);
 	for (unsigned g = 0; g < 2; g++) {
 		t->gen_max[g] = (void *)p;
 		p += slot_array_bytes(slots);
@@ -48,6 +50,14 @@ uint64_t tombs_floor(const struct tombs *t, uint16_t slot)
 {
 	CHECK(slot < t->slots);
 	return t->floors[slot];
+}
+
+uint64_t tombs_top(const struct tombs *t, uint16_t slot)
+{
+	uint64_t top = tombs_floor(t, slot);
+	for (unsigned g = 0; g < 2; g++)
+		top = t->gen_max[g][slot] > top ? t->gen_max[g][slot] : top;
+	return top;
 }
 
 /* The older generation sinks into the floors and begins anew as the current one. */
@@ -78,8 +88,8 @@ void tombs_tick(struct tombs *t, uint64_t now_ns)
 
 static void rotate_early(struct tombs *t, uint64_t now_ns)
 {
-	if (t->gen[!t->current].count != 0)
-		t->early_until_ns = now_ns + t->keep_ns;
+	for (unsigned i = 0; t->gen[!t->current].count != 0 && i < t->slots; i++)
+		t->early_until_ns[i] = now_ns + t->keep_ns;
 	rotate(t, now_ns);
 }
 
@@ -113,9 +123,9 @@ void tombs_put(struct tombs *t, uint64_t hash, uint16_t slot, uint64_t n, uint64
 		*max = n;
 }
 
-bool tombs_forgot_early(const struct tombs *t, uint64_t now_ns)
+bool tombs_forgot_early(const struct tombs *t, uint16_t slot, uint64_t now_ns)
 {
-	return now_ns < t->early_until_ns;
+	return now_ns < t->early_until_ns[slot];
 }
 
 uint64_t tombs_next_ns(const struct tombs *t)
@@ -131,15 +141,20 @@ uint64_t tombs_count(const struct tombs *t)
 size_t tombs_used_bytes(const struct tombs *t)
 {
 	return map_used_bytes(&t->gen[0]) + map_used_bytes(&t->gen[1]) +
-	       3 * slot_array_bytes(t->slots);
+	       4 * slot_array_bytes(t->slots);
 }
 
-void tombs_raise_floors(struct tombs *t, uint64_t n)
+void tombs_raise_floor(struct tombs *t, uint16_t slot, uint64_t n)
 {
-	for (unsigned i = 0; i < t->slots; i++) {
-		if (n > t->floors[i])
-			t->floors[i] = n;
-	}
+	CHECK(slot < t->slots);
+	if (n > t->floors[slot])
+		t->floors[slot] = n;
+}
+
+void tombs_take_floor(struct tombs *t, uint16_t slot, uint64_t n, uint64_t now_ns)
+{
+	tombs_raise_floor(t, slot, n);
+	t->early_until_ns[slot] = now_ns + t->keep_ns;
 }
 
 static void find_largest(void *arg, struct map_slot slot)

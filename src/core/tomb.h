@@ -18,12 +18,13 @@
 struct tombs {
 	struct map gen[2];
 	unsigned current;
-	uint64_t rotate_ns;   /* when the current generation was begun */
-	uint64_t keep_ns;     /* T_tomb */
-	uint64_t *floors;     /* [slots] */
-	uint64_t *gen_max[2]; /* [slots] highest n in each generation */
+	uint64_t rotate_ns;       /* when the current generation was begun */
+	uint64_t keep_ns;         /* T_tomb */
+	uint64_t *floors;         /* [slots] */
+	uint64_t *gen_max[2];     /* [slots] highest n in each generation */
+	uint64_t *early_until_ns; /* [slots] something younger than keep_ns may be missing until
+				   * then */
 	uint16_t slots;
-	uint64_t early_until_ns; /* something younger than keep_ns may be missing until then */
 	uint64_t max_entries;
 };
 
@@ -51,13 +52,16 @@ static inline uint64_t tombs_get(const struct tombs *t, uint64_t hash)
 
 /* What a key of @slot without tombstone may have had at most. */
 uint64_t tombs_floor(const struct tombs *t, uint16_t slot);
+/* What a key of @slot may have had at most, with a tombstone or without. Never falls. */
+uint64_t tombs_top(const struct tombs *t, uint16_t slot);
 
 /* Raise, never lower, the n under @hash and keep it for keep_ns from now. n 0 says nothing and is
  * ignored. */
 void tombs_put(struct tombs *t, uint64_t hash, uint16_t slot, uint64_t n, uint64_t now_ns);
 
-/* Tombstones were folded before their time: a key without one may not be called never seen. */
-bool tombs_forgot_early(const struct tombs *t, uint64_t now_ns);
+/* Tombstones of @slot were folded before their time: a key without one may not be called never
+ * seen. */
+bool tombs_forgot_early(const struct tombs *t, uint16_t slot, uint64_t now_ns);
 
 /* Fold what is old. */
 void tombs_tick(struct tombs *t, uint64_t now_ns);
@@ -69,8 +73,11 @@ uint64_t tombs_count(const struct tombs *t);
 /* Bytes touched so far. */
 size_t tombs_used_bytes(const struct tombs *t);
 
-/* No floor is below @n from here on (after a restart: whatever was forgotten was below). */
-void tombs_raise_floors(struct tombs *t, uint64_t n);
+/* The floor of @slot is not below @n from here on (after a restart: whatever was forgotten was
+ * below). */
+void tombs_raise_floor(struct tombs *t, uint16_t slot, uint64_t n);
+/* The same, from others who folded tombstones of any age into @n. */
+void tombs_take_floor(struct tombs *t, uint16_t slot, uint64_t n, uint64_t now_ns);
 
 /* Aborts on a broken invariant. */
 void tombs_validate(const struct tombs *t);

@@ -43,7 +43,7 @@ static void accept_start(struct engine *e, struct op *op, enum accept_kind kind,
 		.value = value,
 		.lease_ms = kind != ACCEPT_IDENTITY && op->has_ttl ? op->ttl_ms : 0,
 	};
-	round_begin(e, op, &m, masters_reachable(e));
+	round_begin(e, op, &m, masters_reachable(e, op->slot));
 	/* PREPARE and ACCEPT together live in one window (protocol.md 2.1, T_att). */
 	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
 }
@@ -55,13 +55,13 @@ void update_start(struct engine *e, struct op *op)
 	struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
 	bool sticky = l != NULL && lease_is_sticky(e, l) && token_matches(op, l->token) &&
 		      bytes_eq(lease_value(l), op_value(e, op)) &&
-		      count_bits(masters_reachable(e)) >= e->majority;
+		      count_bits(masters_reachable(e, op->slot)) >= e->majority;
 	if (!sticky) {
 		prepare_start(e, op, GOAL_UPDATE);
 		return;
 	}
 	/* Until the outcome is known nobody else may build on this ballot. */
-	l->flags &= (uint8_t)~LEASE_STICKY;
+	l->flags &= (uint16_t)~LEASE_STICKY;
 	op->goal = GOAL_UPDATE;
 	op->uid = lease_uid(l);
 	op->b = lease_pb(e, l);
@@ -74,7 +74,7 @@ void update_start(struct engine *e, struct op *op)
 
 void prepare_start(struct engine *e, struct op *op, enum prepare_goal goal)
 {
-	uint16_t mask = masters_reachable(e);
+	uint16_t mask = masters_reachable(e, op->slot);
 	op->goal = (uint8_t)goal;
 	if (count_bits(mask) < e->majority) {
 		goal_failed(e, op, OUT_NOQUORUM);

@@ -149,7 +149,7 @@ void line_wake_held(struct engine *e, uint64_t hash, struct bytes key)
 static bool held_here(struct engine *e, const struct op *op, struct lease **ret)
 {
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
-	if (ref == 0 || (lease_at(e, ref)->flags & LEASE_UNCONFIRMED))
+	if (ref == 0 || (lease_at(e, ref)->flags & LEASE_UNSEEN))
 		return false;
 	*ret = lease_at(e, ref);
 	return true;
@@ -166,7 +166,7 @@ static void answer_held(struct engine *e, struct op *op, const struct lease *l)
 void watch_start(struct engine *e, struct op *op)
 {
 	struct lease *l = NULL;
-	if (e->status != NODE_ACTIVE) {
+	if (!slot_votes(e, op->slot)) {
 		op_finish(e, op, OUT_NOTREADY);
 		return;
 	}

@@ -382,21 +382,3 @@ void config_help(FILE *out)
 		    "Exit status: 0 stopped by a signal, 1 cannot run, 2 usage.\n",
 		out);
 }
-
-/* x * kappa, rounded up; kappa = (1+rho)/(1-rho). Microseconds of a day times 2e6 fit. */
-static uint64_t kappa_us(const struct config *c, uint64_t x_us)
-{
-	uint64_t above = 1000000 + (uint64_t)c->drift_ppm;
-	uint64_t below = 1000000 - (uint64_t)c->drift_ppm;
-	return (x_us * above + below - 1) / below;
-}
-
-uint64_t config_quarantine_ns(const struct config *c)
-{
-	uint64_t attempt_us = (uint64_t)c->attempt_ms * 1000;
-	uint64_t wait_us = kappa_us(c, attempt_us) + 10000;
-	uint64_t quarantine_us = kappa_us(c, (uint64_t)c->max_lease_ms * 1000) + wait_us;
-	uint64_t message_us = attempt_us; /* T_msg = T_att */
-	uint64_t tomb_us = 2 * kappa_us(c, attempt_us + message_us);
-	return (quarantine_us > tomb_us ? quarantine_us : tomb_us) * 1000;
-}

@@ -63,6 +63,3 @@ struct config {
  * further is looked at. 0; -EINVAL or -errno with a whole sentence in @why. */
 int config_load(struct config *ret, int argc, char *const *argv, char *why, size_t why_bytes);
 void config_help(FILE *out);
-
-/* Quarantine of a master that lost its memory, D_Q of protocol.md 2.1, in nanoseconds. */
-uint64_t config_quarantine_ns(const struct config *c);

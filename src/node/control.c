@@ -22,9 +22,11 @@ enum {
 	STOP_MS = 1900,
 	RETRY_MS = 1000, /* after a failed write of the state file */
 	REPORT_MS = 10000,
-	/* A first boot votes as soon as it has heard all other masters, or those that are there
-	 * have had time to dial it: one that has seen this id before says so then. */
-	FIRST_BOOT_MS = PEERING_BACKOFF_MAX_MS + 500,
+	RESYNC_REPORT_MS = 1000,
+	SPREAD_MS = 100,
+	/* Who claims to have forgotten nothing votes as soon as it has heard all other masters, or
+	 * those that are there have had time to dial it: one that knows better says so then. */
+	OBJECTIONS_MS = PEERING_BACKOFF_MAX_MS + 500,
 	MAIL_PER_TURN = 1024,
 	POLL_SIGNALS = 0,
 	POLL_WAKE = 1,
@@ -48,11 +50,13 @@ static void tell_all(struct node *n, uint16_t type, const void *body, size_t byt
 	}
 }
 
-static void tell_status(
-	struct node *n, enum node_status status, uint64_t floor_n, uint64_t until_mclk)
+static void tell_status(struct node *n, enum node_status status, uint64_t floor_n,
+	uint64_t until_mclk, uint16_t slots)
 {
-	struct mail_status m = {
-		.status = (uint8_t)status, .floor_n = floor_n, .until_mclk = until_mclk};
+	struct mail_status m = {.status = (uint8_t)status,
+		.floor_n = floor_n,
+		.until_mclk = until_mclk,
+		.slots_voting = slots};
 	n->self.status = (uint8_t)status;
 	tell_all(n, MAIL_STATUS, &m, sizeof m);
 }
@@ -90,11 +94,6 @@ static bool raise_ceiling(struct node *n, uint64_t ceiling_n, uint64_t now_mclk)
 	return true;
 }
 
-static uint64_t above(uint64_t n)
-{
-	return n < BALLOT_MAX - CEILING_STEP_N ? n + CEILING_STEP_N : BALLOT_MAX;
-}
-
 static void serve_ceiling(struct node *n, uint64_t now_mclk)
 {
 	/* Ahead of the wall clock also while nothing is locked: the first lock after an idle hour
@@ -104,7 +103,7 @@ static void serve_ceiling(struct node *n, uint64_t now_mclk)
 		n->asked_n = node_wall_n();
 	if (n->asked_n == 0)
 		return;
-	uint64_t want = above(node_wall_n());
+	uint64_t want = ceiling_above(node_wall_n());
 	if (want < n->asked_n)
 		want = n->asked_n;
 	if (raise_ceiling(n, want < BALLOT_MAX ? want : BALLOT_MAX, now_mclk))
@@ -121,56 +120,157 @@ static bool all_masters_heard(const struct node *n)
 	return true;
 }
 
-/* protocol.md 2.8, fallback: nothing at or below the floor is granted, and the ceiling is durable
- * above it before the first vote. */
-static void begin_to_vote(struct node *n, uint64_t now_mclk)
+static uint16_t slots_voting(const struct node *n)
 {
-	uint64_t floor_n = 0;
-	if (!n->self.first_boot) {
-		floor_n = n->file_loaded ? n->loaded_ceiling_n : node_wall_n();
-		uint64_t wall_n = node_wall_n();
-		if (!raise_ceiling(n, above(floor_n > wall_n ? floor_n : wall_n), now_mclk))
-			return;
+	unsigned sum = 0;
+	for (unsigned i = 0; i < n->cfg.threads; i++)
+		sum += n->progress[i].slots_voting;
+	return (uint16_t)sum;
+}
+
+static bool in_sync(const struct node *n)
+{
+	bool all = true;
+	for (unsigned i = 0; i < n->cfg.threads; i++)
+		all = all && n->progress[i].in_sync;
+	return all;
+}
+
+static struct mail_progress progress_sum(const struct node *n)
+{
+	struct mail_progress sum = {0};
+	for (unsigned i = 0; i < n->cfg.threads; i++) {
+		const struct mail_progress *p = &n->progress[i];
+		sum.leases += p->leases;
+		sum.shadows += p->shadows;
+		sum.staged += p->staged;
+		sum.full += p->full;
+	}
+	return sum;
+}
+
+static void log_active(const struct node *n, uint64_t floor_n, uint64_t now_mclk)
+{
+	static const char *const reasons[] = {[RESTART_FIRST_BOOT] = "first boot",
+		[RESTART_CLEAN] = "it had stopped in good order and held nothing"};
+	struct mail_progress p = progress_sum(n);
+	if (n->restart.kind != RESTART_EMPTY) {
+		log_info("active: this node votes (%s)", reasons[n->restart.kind]);
+	} else if (floor_n == 0) {
+		log_info("active: this node votes and is in sync, %.1f s after it began to ask: "
+			 "%llu leases, %llu keys that somebody may hold",
+			(double)(now_mclk - n->asked_at) / (double)SEC,
+			(unsigned long long)p.leases, (unsigned long long)p.shadows);
+	} else {
+		log_info("active: this node votes; whatever it may have forgotten has ended");
 		if (!n->file_loaded)
 			log_warn("no state file tells the last ballot: tokens go on from the wall "
 				 "clock, %llu",
 				(unsigned long long)floor_n);
 	}
-	tell_status(n, NODE_ACTIVE, floor_n, 0);
-	n->voting = true;
-	log_info("active: this node votes%s", n->self.first_boot ? " (first boot)" : "");
+}
+
+static void begin_to_vote(struct node *n, uint64_t floor_n, const struct clocks *now)
+{
+	tell_status(n, NODE_ACTIVE, floor_n, 0, n->self.slots);
+	log_active(n, floor_n, now->mclk);
+}
+
+static void begin_to_ask(struct node *n, const struct clocks *now)
+{
+	n->asked_at = now->mclk;
+	n->report_at = now->mclk + RESYNC_REPORT_MS * MS;
+	tell_status(n, NODE_RESYNC, 0, 0, 0);
+	log_info("resync: asking the other masters what this node may have forgotten");
 }
 
 static void report_quarantine(struct node *n, const struct clocks *now)
 {
-	uint64_t left = n->vote_at_slow - now->slow;
+	uint64_t due_ns = restart_due_ns(&n->restart);
+	uint64_t left = due_ns > now->slow ? due_ns - now->slow : 0;
 	n->report_at = now->mclk + REPORT_MS * MS;
-	tell_status(n, NODE_QUARANTINE, 0, now->mclk + left);
-	if (!n->self.first_boot)
-		log_info("quarantine: this node coordinates, and votes in %llu s",
-			(unsigned long long)((left + SEC - 1) / SEC));
+	tell_status(n, NODE_QUARANTINE, 0, now->mclk + left, 0);
+	if (n->restart.kind == RESTART_EMPTY)
+		log_info("quarantine: this node coordinates, and %s in %.1f s",
+			n->restart.alone ? "votes" : "asks the other masters for their leases",
+			(double)left / (double)SEC);
+}
+
+static void report_resync(struct node *n, const struct clocks *now)
+{
+	struct mail_progress p = progress_sum(n);
+	uint64_t left = n->restart.vote_ns > now->slow ? n->restart.vote_ns - now->slow : 0;
+	n->report_at = now->mclk + RESYNC_REPORT_MS * MS;
+	log_info("resync: %u of %u slots vote, %llu leases here, %llu being taken over%s; at the "
+		 "latest in %.0f s all vote",
+		slots_voting(n), n->self.slots, (unsigned long long)p.leases,
+		(unsigned long long)p.staged,
+		p.full != 0 ? ", NO ROOM for more (raise --max-leases)" : "",
+		(double)left / (double)SEC);
+}
+
+/* The other nodes show how far it is. */
+static void spread_progress(struct node *n, const struct clocks *now)
+{
+	uint16_t slots = slots_voting(n);
+	if (slots == n->slots_told || now->mclk < n->spread_at)
+		return;
+	n->slots_told = slots;
+	n->spread_at = now->mclk + SPREAD_MS * MS;
+	tell_status(n, NODE_RESYNC, 0, 0, slots);
 }
 
 static void serve_status(struct node *n, const struct clocks *now)
 {
-	if (!n->cfg.is_master || n->voting)
+	if (!n->cfg.is_master || n->restart.status == NODE_ACTIVE)
 		return;
-	bool over = now->slow >= n->vote_at_slow || (n->self.first_boot && all_masters_heard(n));
-	if (over)
-		begin_to_vote(n, now->mclk);
-	else if (now->mclk >= n->report_at)
+	struct restart_news news = {
+		.slow_ns = now->slow,
+		.wall_n = node_wall_n(),
+		.durable_n = n->durable_n,
+		.all_heard = all_masters_heard(n),
+		.in_sync = in_sync(n),
+	};
+	uint64_t arg_n = 0;
+	enum restart_action action = restart_next(&n->restart, &news, &arg_n);
+	if (action == RESTART_COVER) {
+		if (!raise_ceiling(n, arg_n, now->mclk))
+			return;
+		news.durable_n = n->durable_n;
+		action = restart_next(&n->restart, &news, &arg_n);
+	}
+	if (action == RESTART_VOTE)
+		begin_to_vote(n, arg_n, now);
+	else if (action == RESTART_ASK)
+		begin_to_ask(n, now);
+	else if (n->restart.status == NODE_RESYNC && now->mclk >= n->report_at)
+		report_resync(n, now);
+	else if (n->restart.status == NODE_QUARANTINE && now->mclk >= n->report_at)
 		report_quarantine(n, now);
+	if (n->restart.status == NODE_RESYNC)
+		spread_progress(n, now);
 }
 
 void control_init(struct node *n)
 {
 	struct clocks now = clocks(n);
-	n->vote_at_slow = now.slow +
-			  (n->self.first_boot ? FIRST_BOOT_MS * MS : config_quarantine_ns(&n->cfg));
+	const struct restart_config cfg = {
+		.kind = n->self.first_boot       ? RESTART_FIRST_BOOT
+			: n->self.after_inc != 0 ? RESTART_CLEAN
+						 : RESTART_EMPTY,
+		.now_slow_ns = now.slow,
+		.objections_ns = OBJECTIONS_MS * MS,
+		.max_lease_ms = n->cfg.max_lease_ms,
+		.attempt_ms = n->cfg.attempt_ms,
+		.drift_ppm = n->cfg.drift_ppm,
+		.n_masters = n->cfg.n_masters,
+		.loaded_n = n->loaded_ceiling_n,
+	};
+	restart_init(&n->restart, &cfg);
 	n->self.status = NODE_QUARANTINE;
 	if (!n->cfg.is_master) {
 		log_info("not one of the masters: this node coordinates and does not vote");
-		tell_status(n, NODE_NONMEMBER, 0, 0);
+		tell_status(n, NODE_NONMEMBER, 0, 0, 0);
 	}
 }
 
@@ -194,9 +294,19 @@ static void fatal(void *arg, const char *reason)
 	n->exit_status = 1;
 }
 
+static void outdated(void *arg, const char *reason)
+{
+	struct node *n = arg;
+	if (n->restart.kind != RESTART_CLEAN || n->restart.status == NODE_ACTIVE)
+		return;
+	log_warn("%s: waiting as after a loss of memory", reason);
+	restart_distrust(&n->restart);
+}
+
 struct peering_hooks control_hooks(struct node *n)
 {
-	return (struct peering_hooks){.arg = n, .adopt = adopt, .fatal = fatal};
+	return (struct peering_hooks){
+		.arg = n, .adopt = adopt, .fatal = fatal, .outdated = outdated};
 }
 
 static void take_mail(struct node *n)
@@ -220,6 +330,10 @@ static void take_mail(struct node *n)
 			CHECK(bytes == sizeof link);
 			memcpy(&link, body, sizeof link);
 			peering_link_down(n->peering, &link);
+		} else if (type == MAIL_PROGRESS) {
+			CHECK(bytes == sizeof n->progress[from]);
+			CHECK(from < n->cfg.threads);
+			memcpy(&n->progress[from], body, sizeof n->progress[from]);
 		} else if (type == MAIL_DRAINED) {
 			n->drained++;
 		}
@@ -277,9 +391,9 @@ static int wait_ms(struct node *n)
 		if (left < wait)
 			wait = left;
 	}
-	if (n->cfg.is_master && !n->voting) {
-		uint64_t left =
-			n->vote_at_slow > now.slow ? n->vote_at_slow - now.slow : RETRY_MS * MS;
+	if (n->cfg.is_master && n->restart.status != NODE_ACTIVE) {
+		uint64_t due = restart_due_ns(&n->restart);
+		uint64_t left = due > now.slow ? due - now.slow : RETRY_MS * MS;
 		if (left < wait)
 			wait = left;
 		left = n->report_at > now.mclk ? n->report_at - now.mclk : RETRY_MS * MS;
@@ -323,6 +437,29 @@ static void turn(struct node *n)
 	check_end(n, &now);
 }
 
+/* Nothing votes any more. A node that holds nothing may say so, and vote at once the next time: all
+ * that it has to remember is one number (protocol.md 2.8). */
+static void keep_good_order(struct node *n)
+{
+	bool nothing = n->has_file && n->exit_status == 0 && n->self.status == NODE_ACTIVE;
+	uint64_t top_n = 0;
+	for (unsigned i = 0; i < n->cfg.threads; i++) {
+		nothing = nothing && n->threads[i].held_nothing;
+		top_n = n->threads[i].top_n > top_n ? n->threads[i].top_n : top_n;
+	}
+	if (!nothing || top_n == 0 || top_n > n->state.ceiling_n)
+		return;
+	struct state s = n->state;
+	s.clean = true;
+	s.ceiling_n = top_n;
+	int r = state_file_write(&n->file, &s);
+	if (r != 0)
+		log_warn("cannot note in %s that nothing is held: %s; the next start waits a while",
+			n->file.path, strerror(-r));
+	else
+		log_info("nothing is held: the next start votes at once");
+}
+
 int node_run(struct node *n)
 {
 	struct clocks now = clocks(n);
@@ -336,6 +473,7 @@ int node_run(struct node *n)
 		log_error("a thread did not end in time");
 		_exit(1);
 	}
+	keep_good_order(n);
 	log_info("stopped");
 	return n->exit_status;
 }

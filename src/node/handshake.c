@@ -9,6 +9,7 @@
 
 /* Refusals travel as sentences; the one that stops a node is known by its form. */
 #define SEEN_FORMAT "node %u was active in this cluster before"
+#define OLD_FORMAT  "the state file of node %u is an old copy"
 
 static __attribute__((format(printf, 3, 4))) int refuse(
 	char *why, size_t why_bytes, const char *format, ...)
@@ -37,6 +38,7 @@ void handshake_offer(
 		.threads = self->threads,
 		.slots = self->slots,
 		.inc = self->inc,
+		.after_inc = self->after_inc,
 		.epoch = self->epoch,
 		.mclk = mclk,
 		.max_lease_ms = self->max_lease_ms,
@@ -138,10 +140,14 @@ int handshake_check(const struct identity *self, const struct hello *h, uint8_t 
 	uint64_t seen = self->seen_inc[h->node];
 	if (h->first_boot && seen != 0 && seen != h->inc)
 		return refuse(why, why_bytes,
-			SEEN_FORMAT ": start it without --new-cluster (it will wait %llu s), or "
-				    "give it a new id",
-			h->node,
-			(unsigned long long)((self->quarantine_ns + 999999999) / 1000000000));
+			SEEN_FORMAT
+			": start it without --new-cluster (then it asks the others what it "
+			"has forgotten), or give it a new id",
+			h->node);
+	if (h->after_inc != 0 && seen != 0 && seen != h->inc && seen != h->after_inc)
+		return refuse(why, why_bytes,
+			OLD_FORMAT ": it has run again since the stop that the file tells of",
+			h->node);
 	/* Two processes of one id would be counted as one master and grant twice. Who was first
 	 * stays; a successor gets in when the links of the one it follows have ended, after 5 s of
 	 * silence if nothing else tells. */
@@ -171,11 +177,24 @@ void handshake_forget(struct identity *self, uint8_t node, uint16_t link_index, 
 		self->live[node].links &= ~(UINT64_C(1) << link_index);
 }
 
+/* Another master of our cluster refuses with a sentence that begins like this. */
+static bool refused_as(const struct identity *self, const struct hello *h, const char *form)
+{
+	return h->refused && h->node != self->node && is_master(self, h->node) &&
+	       strcmp(h->cluster, self->cluster) == 0 &&
+	       strncmp(h->reason, form, strlen(form)) == 0;
+}
+
 bool handshake_fatal(const struct identity *self, const struct hello *h)
 {
 	char form[sizeof SEEN_FORMAT + 8];
 	(void)snprintf(form, sizeof form, SEEN_FORMAT, self->node);
-	return h->refused && self->first_boot && h->node != self->node &&
-	       is_master(self, h->node) && strcmp(h->cluster, self->cluster) == 0 &&
-	       strncmp(h->reason, form, strlen(form)) == 0;
+	return self->first_boot && refused_as(self, h, form);
+}
+
+bool handshake_outdated(const struct identity *self, const struct hello *h)
+{
+	char form[sizeof OLD_FORMAT + 8];
+	(void)snprintf(form, sizeof form, OLD_FORMAT, self->node);
+	return self->after_inc != 0 && refused_as(self, h, form);
 }

@@ -15,11 +15,11 @@ struct identity {
 	uint16_t threads;
 	uint16_t slots;
 	uint64_t inc;
+	uint64_t after_inc; /* it stopped as that incarnation and held nothing; 0: no such claim */
 	uint64_t epoch;
 	uint32_t max_lease_ms;
 	uint32_t attempt_ms;
 	uint32_t drift_ppm;
-	uint64_t quarantine_ns;
 	uint8_t n_masters;
 	uint8_t masters[MASTERS_MAX];
 	char cluster[CLUSTER_NAME_MAX_BYTES + 1];
@@ -56,6 +56,9 @@ void handshake_forget(struct identity *self, uint8_t node, uint16_t link_index, 
 /* Is this refusal the one after which a node must stop: it said it was new and is not? Only a
  * master of our cluster can say so, and only to a first boot. */
 bool handshake_fatal(const struct identity *self, const struct hello *theirs);
+
+/* Or the one after which it must not rely on what its state file says of its last stop? */
+bool handshake_outdated(const struct identity *self, const struct hello *theirs);
 
 /* min(threads here, threads there). */
 uint16_t handshake_links(const struct identity *self, const struct hello *theirs);

@@ -9,13 +9,11 @@
 #include "node/handshake.h"
 #include "node/node.h"
 #include "node/peering.h"
+#include "node/restart.h"
 #include "node/state_file.h"
 #include "shard/shard.h"
 
 enum { ADDR_TEXT_BYTES = 64 };
-
-/* W_ceil of protocol.md 2.1, in ballot units. */
-#define CEILING_STEP_N UINT64_C(60000000)
 
 /* One shard thread. What is not atomic belongs to it from its start to its end. */
 struct shard_thread {
@@ -31,9 +29,11 @@ struct shard_thread {
 	void (*shard_work)(void *self);
 	bool stopping;
 	_Atomic bool stop;  /* set by the control thread, with a wake */
-	_Atomic bool ended; /* io_run() has returned */
-	int result;         /* of io_run(); read after `ended` */
-	char why[256];      /* why it could not start */
+	_Atomic bool ended; /* io_run() has returned; what follows is read after it */
+	int result;         /* of io_run() */
+	bool held_nothing;  /* engine_holds_nothing() at the end */
+	uint64_t top_n;
+	char why[256]; /* why it could not start */
 };
 
 enum gate { GATE_SHUT, GATE_OPEN, GATE_ABORT };
@@ -51,7 +51,7 @@ struct node {
 	bool file_loaded;   /* it had a state */
 	struct state state; /* as it is, or will be, in the file */
 	uint64_t start_n;
-	uint64_t loaded_ceiling_n;
+	uint64_t loaded_ceiling_n; /* 0: none */
 
 	struct mailbox_mesh *mesh;
 	struct mailbox *mail; /* the control thread's */
@@ -69,10 +69,13 @@ struct node {
 	struct shard_thread threads[THREADS_MAX];
 
 	/* control.c */
-	bool voting;
-	uint64_t vote_at_slow; /* end of the quarantine */
-	uint64_t report_at;    /* mclk; 0: at once */
-	uint64_t asked_n;      /* highest ceiling a shard has asked for */
+	struct restart restart;
+	struct mail_progress progress[THREADS_MAX]; /* with NODE_RESYNC, from the shards */
+	uint64_t asked_at;                          /* mclk; when NODE_RESYNC began */
+	uint64_t report_at;                         /* mclk; 0: at once */
+	uint64_t spread_at; /* mclk; not before, tell the shards of progress */
+	uint16_t slots_told;
+	uint64_t asked_n; /* highest ceiling a shard has asked for */
 	uint64_t durable_n;
 	uint64_t retry_at; /* mclk; a write of the file failed */
 	uint64_t failure_said_at;

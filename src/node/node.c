@@ -122,7 +122,6 @@ static int init_identity(struct node *n, char *why, size_t why_bytes)
 		.max_lease_ms = c->max_lease_ms,
 		.attempt_ms = c->attempt_ms,
 		.drift_ppm = c->drift_ppm,
-		.quarantine_ns = config_quarantine_ns(c),
 		.n_masters = (uint8_t)c->n_masters,
 	};
 	for (unsigned i = 0; i < c->n_masters; i++)
@@ -139,6 +138,7 @@ static int init_state(struct node *n, char *why, size_t why_bytes)
 	n->start_n = node_wall_n();
 	n->state = (struct state){
 		.node = n->self.node,
+		.inc = n->self.inc,
 		.n_masters = n->self.n_masters,
 		.slots = n->self.slots,
 		.max_lease_ms = c->max_lease_ms,
@@ -159,9 +159,7 @@ static int init_state(struct node *n, char *why, size_t why_bytes)
 		return r;
 	n->has_file = true;
 	if (r == STATE_FRESH) {
-		n->state.ceiling_n = n->start_n < BALLOT_MAX - CEILING_STEP_N
-					     ? n->start_n + CEILING_STEP_N
-					     : BALLOT_MAX;
+		n->state.ceiling_n = ceiling_above(n->start_n);
 		if (!c->new_cluster)
 			log_warn("%s is not there: waiting as after a loss of memory (a first boot "
 				 "of a new "
@@ -176,6 +174,7 @@ static int init_state(struct node *n, char *why, size_t why_bytes)
 		log_info("--new-cluster ignored: %s exists, this node has been here before",
 			n->file.path);
 	n->self.first_boot = false;
+	n->self.after_inc = found.clean ? found.inc : 0;
 	n->file_loaded = true;
 	n->loaded_ceiling_n = found.ceiling_n;
 	n->state.ceiling_n = found.ceiling_n;
@@ -261,8 +260,9 @@ static int open_mail(struct node *n, char *why, size_t why_bytes)
 static int write_first_state(struct node *n, char *why, size_t why_bytes)
 {
 	n->durable_n = n->state.ceiling_n;
-	if (!n->has_file || n->file_loaded)
+	if (!n->has_file || (n->file_loaded && n->self.after_inc == 0))
 		return 0;
+	/* That it stopped in good order counts once: it must be gone before the first vote. */
 	int r = state_file_write(&n->file, &n->state);
 	/* Both slots, so that a disk that fills up later has room for either. */
 	if (r == 0)
@@ -376,10 +376,17 @@ void node_free(struct node *n)
 
 void node_ready_line(const struct node *n, char *ret, size_t bytes)
 {
-	char wait[64] = "";
-	if (n->cfg.is_master && !n->self.first_boot)
-		(void)snprintf(wait, sizeof wait, " (quarantine: votes in %llu s)",
-			(unsigned long long)((n->self.quarantine_ns + 500000000) / 1000000000));
+	const struct config *c = &n->cfg;
+	char wait[96] = "";
+	uint64_t ask_ns = engine_restart_wait_ns(c->attempt_ms, c->drift_ppm);
+	uint64_t vote_ns = engine_quarantine_ns(c->max_lease_ms, c->attempt_ms, c->drift_ppm);
+	if (c->is_master && n->restart.kind == RESTART_EMPTY && !n->restart.alone)
+		(void)snprintf(wait, sizeof wait,
+			" (quarantine: asks the others for their leases in %.1f s)",
+			(double)ask_ns / 1e9);
+	else if (c->is_master && n->restart.kind == RESTART_EMPTY)
+		(void)snprintf(
+			wait, sizeof wait, " (quarantine: votes in %.0f s)", (double)vote_ns / 1e9);
 	(void)snprintf(ret, bytes,
 		"lockerd: node %u of cluster \"%s\" ready%s: clients %s, peers %s, %u thread%s",
 		n->cfg.id, n->cfg.cluster, wait, n->client_addr, n->peer_addr, n->cfg.threads,

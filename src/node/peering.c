@@ -344,6 +344,10 @@ static void take_refusal(struct peering *p, struct conn *c)
 	complain(p, c->addr, text);
 	if (handshake_fatal(p->self, &c->theirs))
 		p->hooks.fatal(p->hooks.arg, c->theirs.reason);
+	if (handshake_outdated(p->self, &c->theirs)) {
+		p->self->after_inc = 0;
+		p->hooks.outdated(p->hooks.arg, c->theirs.reason);
+	}
 	if (is_out(p, c))
 		target_of(p, c->node)->dials[c->link].backoff_ms = PEERING_BACKOFF_MAX_MS;
 	conn_end(p, c);

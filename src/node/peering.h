@@ -27,6 +27,9 @@ struct peering_hooks {
 	void (*adopt)(void *arg, const struct mail_adopt *link);
 	/* A peer knows better than our --new-cluster: this node must not vote. */
 	void (*fatal)(void *arg, const char *reason);
+	/* A peer knows a later life of this node than its state file: it may have forgotten
+	 * something after all. */
+	void (*outdated)(void *arg, const char *reason);
 };
 
 struct peering;

@@ -17,7 +17,8 @@
 #define MAGIC UINT64_C(0x3165746174736b6c)
 
 enum {
-	FORMAT_VERSION = 1,
+	FORMAT_VERSION = 2,
+	FORMAT_OLDEST = 1,    /* without incarnation and flags */
 	SLOT_BYTES = 512,     /* one sector: written whole or, at worst, torn */
 	SLOT_DISTANCE = 4096, /* apart by a page and a physical sector, not to be torn together */
 	/* Offsets in a slot. */
@@ -34,11 +35,14 @@ enum {
 	AT_N_MASTERS = 55,
 	AT_MASTERS = 56,
 	AT_CLUSTER = 72,
+	AT_INC = 144,
+	AT_FLAGS = 152,
 	AT_SUM = SLOT_BYTES - 8,
+	FLAG_CLEAN = 1 << 0,
 };
 
 _Static_assert(AT_MASTERS + MASTERS_MAX <= AT_CLUSTER, "masters fit");
-_Static_assert(AT_CLUSTER + CLUSTER_NAME_MAX_BYTES + 1 <= AT_SUM, "cluster name fits");
+_Static_assert(AT_CLUSTER + CLUSTER_NAME_MAX_BYTES + 1 <= AT_INC, "cluster name fits");
 
 static void slot_encode(uint8_t *p, const struct state *s, uint64_t seq)
 {
@@ -56,6 +60,8 @@ static void slot_encode(uint8_t *p, const struct state *s, uint64_t seq)
 	p[AT_N_MASTERS] = s->n_masters;
 	memcpy(p + AT_MASTERS, s->masters, s->n_masters);
 	memcpy(p + AT_CLUSTER, s->cluster, strlen(s->cluster));
+	put_u64(p + AT_INC, s->inc);
+	p[AT_FLAGS] = s->clean ? FLAG_CLEAN : 0;
 	put_u64(p + AT_SUM, hash_bytes(bytes_of(p, AT_SUM)));
 }
 
@@ -65,7 +71,8 @@ static int slot_decode(const uint8_t *p, struct state *ret, uint64_t *ret_seq)
 	if (get_u64(p + AT_MAGIC) != MAGIC ||
 		get_u64(p + AT_SUM) != hash_bytes(bytes_of(p, AT_SUM)))
 		return -EBADMSG;
-	if (get_u32(p + AT_VERSION) != FORMAT_VERSION)
+	uint32_t version = get_u32(p + AT_VERSION);
+	if (version < FORMAT_OLDEST || version > FORMAT_VERSION)
 		return -EPROTONOSUPPORT;
 	struct state s = {
 		.epoch = get_u64(p + AT_EPOCH),
@@ -76,9 +83,12 @@ static int slot_decode(const uint8_t *p, struct state *ret, uint64_t *ret_seq)
 		.slots = get_u16(p + AT_SLOTS),
 		.node = p[AT_NODE],
 		.n_masters = p[AT_N_MASTERS],
+		.inc = get_u64(p + AT_INC),
+		.clean = p[AT_FLAGS] == FLAG_CLEAN,
 	};
 	if (s.n_masters > MASTERS_MAX || s.ceiling_n > BALLOT_MAX || get_u64(p + AT_SEQ) == 0 ||
-		p[AT_CLUSTER + CLUSTER_NAME_MAX_BYTES] != 0)
+		p[AT_CLUSTER + CLUSTER_NAME_MAX_BYTES] != 0 || (p[AT_FLAGS] & ~FLAG_CLEAN) != 0 ||
+		(s.clean && s.inc == 0))
 		return -EBADMSG;
 	memcpy(s.masters, p + AT_MASTERS, s.n_masters);
 	memcpy(s.cluster, p + AT_CLUSTER, sizeof s.cluster);

@@ -3,6 +3,7 @@
  * a checksum, so that a torn write leaves the one before it. Owner: the control thread. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,8 @@ struct state {
 	uint32_t drift_ppm;
 	uint64_t epoch;
 	uint64_t ceiling_n; /* no ballot above it was ever accepted */
+	uint64_t inc;       /* incarnation that wrote it; 0: a version before 2 */
+	bool clean;         /* that incarnation has ended, and held nothing then */
 };
 
 struct state_file {

@@ -222,8 +222,10 @@ static void *thread_main(void *arg)
 		handler.work = work_or_stop;
 		t->result = io_run(t->io, &handler);
 	}
-	if (t->shard != NULL)
+	if (t->shard != NULL) {
+		t->held_nothing = shard_holds_nothing(t->shard, &t->top_n);
 		shard_free(t->shard);
+	}
 	if (t->io != NULL)
 		io_free(t->io);
 	if (t->map != NULL)

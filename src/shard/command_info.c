@@ -129,12 +129,18 @@ static void add_locker(const struct shard *s, const struct tally *t, struct buf 
 	add(b, "threads", s->cfg.threads);
 	add(b, "slots", cfg->slots);
 	add(b, "max_lease_ms", cfg->max_lease_ms);
+	add(b, "slots_voting", e->slots_voting);
 	add(b, "leases", e->leases);
 	add(b, "promises", e->promises);
 	add(b, "waiters", e->waiters);
 	add(b, "operations", e->ops);
 	add(b, "operations_max", e->ops_max);
 	add(b, "tombstones", e->tombstones);
+	add(b, "shadows", e->shadows);
+	add(b, "staged", e->staged);
+	add(b, "resync_keys", e->resync);
+	add(b, "healed", e->healed);
+	add(b, "sync_full", e->sync_full);
 	add(b, "granted", e->granted);
 	add(b, "refused", e->refused);
 	add(b, "released", e->released);
@@ -163,10 +169,11 @@ static void add_peers(const struct shard *s, const struct tally *t, struct buf *
 		if (!peer->known)
 			continue;
 		text_add(b,
-			"peer%u:state=%s,address=%s,links=%u,heard_ms=%lld,frames_in=%llu,"
+			"peer%u:state=%s,slots_voting=%u,address=%s,links=%u,heard_ms=%lld,"
+			"frames_in=%llu,"
 			"frames_out=%llu,messages_in=%llu,messages_out=%llu,stale_frames=%llu,"
 			"bytes_in=%llu,bytes_out=%llu,messages_dropped=%llu\r\n",
-			s->cfg.engine.masters[i], peer_state(peer),
+			s->cfg.engine.masters[i], peer_state(peer), p->slots_voting,
 			s->cfg.master_addrs[i] != NULL ? s->cfg.master_addrs[i] : "", p->links,
 			(long long)heard_ms(p), (unsigned long long)p->frames_in,
 			(unsigned long long)p->frames_out, (unsigned long long)p->msgs_in,
@@ -219,15 +226,18 @@ void info_text(const struct shard *s, const struct tally *t, uint32_t sections, 
 /* ---- NODES ---- */
 
 static void add_node(struct buf *b, bool resp3, uint8_t id, const char *role, const char *state,
-	const char *address, uint64_t remaining_ms, uint64_t links, int64_t heard_ms)
+	unsigned slots, const char *address, uint64_t remaining_ms, uint64_t links,
+	int64_t heard_ms)
 {
-	resp_map(b, resp3, 7);
+	resp_map(b, resp3, 8);
 	resp_bulk_str(b, "id");
 	resp_int(b, id);
 	resp_bulk_str(b, "role");
 	resp_bulk_str(b, role);
 	resp_bulk_str(b, "state");
 	resp_bulk_str(b, state);
+	resp_bulk_str(b, "slots-voting");
+	resp_int(b, slots);
 	resp_bulk_str(b, "address");
 	resp_bulk_str(b, address);
 	resp_bulk_str(b, "remaining-ms");
@@ -244,9 +254,11 @@ void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struc
 	bool member = false;
 	for (unsigned i = 0; i < cfg->n_masters; i++)
 		member |= cfg->masters[i] == cfg->self;
-	resp_map(b, resp3, 5);
+	resp_map(b, resp3, 6);
 	resp_bulk_str(b, "epoch");
 	resp_int(b, (int64_t)s->cfg.epoch);
+	resp_bulk_str(b, "slots");
+	resp_int(b, cfg->slots);
 	resp_bulk_str(b, "quorum");
 	resp_int(b, cfg->n_masters / 2 + 1);
 	resp_bulk_str(b, "masters");
@@ -258,16 +270,17 @@ void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struc
 	resp_bulk_str(b, "nodes");
 	resp_array(b, (size_t)cfg->n_masters + !member);
 	if (!member)
-		add_node(b, resp3, cfg->self, "coordinator", state_name(own_status(s)),
+		add_node(b, resp3, cfg->self, "coordinator", state_name(own_status(s)), 0,
 			s->cfg.peer_addr, quarantine_left_ms(s), 0, 0);
 	for (unsigned i = 0; i < cfg->n_masters; i++) {
 		const struct tally_peer *peer = &t->peers[i];
 		const char *address = s->cfg.master_addrs[i] != NULL ? s->cfg.master_addrs[i] : "";
 		if (cfg->masters[i] == cfg->self)
-			add_node(b, resp3, cfg->self, "master", state_name(own_status(s)), address,
-				quarantine_left_ms(s), 0, 0);
+			add_node(b, resp3, cfg->self, "master", state_name(own_status(s)),
+				t->stats.slots_voting, address, quarantine_left_ms(s), 0, 0);
 		else
-			add_node(b, resp3, cfg->masters[i], "master", peer_state(peer), address, 0,
+			add_node(b, resp3, cfg->masters[i], "master", peer_state(peer),
+				peer->info.linked ? peer->info.slots_voting : 0, address, 0,
 				peer->info.links, heard_ms(&peer->info));
 	}
 }

@@ -120,7 +120,7 @@ static void answer(struct shard *s, const struct ask *ask, struct tally *t, stru
 		.closed_slow = c->closed_slow,
 	};
 	engine_stats(s->engine, &t->stats);
-	t->no_copy = t->stats.status != NODE_ACTIVE;
+	t->no_copy = t->stats.slots_voting < t->stats.slots || t->stats.status == NODE_NONMEMBER;
 	switch (ask->question) {
 	case ASK_INFO:
 	case ASK_NODES:
@@ -149,12 +149,20 @@ static void answer(struct shard *s, const struct ask *ask, struct tally *t, stru
 
 static void add_stats(struct engine_stats *to, const struct engine_stats *from)
 {
+	to->slots = (uint16_t)(to->slots + from->slots);
+	to->slots_voting = (uint16_t)(to->slots_voting + from->slots_voting);
+	to->healing |= from->healing;
 	to->leases += from->leases;
 	to->promises += from->promises;
 	to->waiters += from->waiters;
 	to->ops += from->ops;
 	to->ops_max += from->ops_max;
 	to->tombstones += from->tombstones;
+	to->shadows += from->shadows;
+	to->staged += from->staged;
+	to->resync += from->resync;
+	to->healed += from->healed;
+	to->sync_full += from->sync_full;
 	to->memory_bytes += from->memory_bytes;
 	to->granted += from->granted;
 	to->refused += from->refused;
@@ -185,8 +193,10 @@ static void add_peer(struct tally_peer *to, const struct tally_peer *from)
 		return;
 	}
 	/* The link heard last knows best how the node is. */
-	if (f->linked && (!t->linked || f->heard_ago_ns < t->heard_ago_ns))
+	if (f->linked && (!t->linked || f->heard_ago_ns < t->heard_ago_ns)) {
 		t->status = f->status;
+		t->slots_voting = f->slots_voting;
+	}
 	if (f->heard_ago_ns < t->heard_ago_ns)
 		t->heard_ago_ns = f->heard_ago_ns;
 	t->linked |= f->linked;

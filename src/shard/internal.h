@@ -25,8 +25,10 @@ struct shard {
 	struct mailbox *mail;
 	struct engine *engine;
 	struct clocks now;
-	struct engine_time time;   /* `now` as the engine wants it */
-	struct mail_status status; /* last one told by the control thread */
+	struct engine_time time;       /* `now` as the engine wants it */
+	struct mail_status status;     /* last one told by the control thread */
+	struct mail_progress progress; /* last one told to it */
+	uint64_t progress_at;          /* mclk; not before, the next one */
 	bool draining, drained;
 	bool stepping; /* inside shard_step() */
 	bool worked;   /* work() of this loop is done: what is sent now must be closed at once */
@@ -67,9 +69,10 @@ bool peers_flushed(const struct shard *s);
 
 /* What this thread knows of a peer, for NODES and INFO. */
 struct peer_info {
-	bool linked;    /* some link of this thread to it is up */
-	uint8_t status; /* enum node_status, from its last frame; 0 unknown */
-	uint16_t links; /* links of this thread to it that are up */
+	bool linked;           /* some link of this thread to it is up */
+	uint8_t status;        /* enum node_status, from its last frame; 0 unknown */
+	uint16_t slots_voting; /* likewise */
+	uint16_t links;        /* links of this thread to it that are up */
 	uint64_t heard_ago_ns;
 	uint64_t frames_in, frames_out, msgs_in, msgs_out, stale_frames, bytes_in, bytes_out;
 	uint64_t msgs_dropped; /* in or out: too old, or the mailbox or link had no room */

@@ -15,6 +15,9 @@ static const uint64_t silence_ns = 5ull * 1000 * 1000 * 1000;
 enum {
 	BACKLOG_MAX_BYTES = 8 << 20, /* unsent on a link: beyond, all of it would arrive too old */
 	MAIL_BACKLOG_MAX_BYTES = 4 << 20, /* overflow towards another thread, likewise */
+	/* So many heartbeats and attempts without news of a peer, and something was missed. */
+	MISSED_BEATS = 10,
+	MISSED_ATTEMPTS = 3,
 	PPM = 1000000,
 };
 
@@ -48,10 +51,13 @@ struct peer {
 	struct route route[THREADS_MAX];
 	uint16_t links; /* between the two nodes; 0: never heard of */
 	uint8_t status;
+	uint16_t slots_voting;
 	/* What the engine was told last. */
 	bool told_up;
 	uint64_t told_inc;
 	uint64_t heard_at;      /* 0: never */
+	uint64_t fresh_at;      /* last frame that was not too old, on this thread's link ... */
+	uint64_t fresh_inc;     /* ... and whose it was */
 	struct peer_info count; /* its counters only */
 };
 
@@ -78,7 +84,8 @@ struct mail_peer_in {
 enum link_news {
 	NEWS_DOWN,
 	NEWS_UP,
-	NEWS_MALFORMED /* to the owner: what you passed on is no message */
+	NEWS_MALFORMED, /* to the owner: what you passed on is no message */
+	NEWS_MISSED,    /* it is heard again after a while, and is the same as before */
 };
 
 struct mail_peer_link {
@@ -219,6 +226,18 @@ static void tell_threads(
 	route_set(s, &news);
 }
 
+static void tell_missed(struct shard *s, const struct peer_link *pl)
+{
+	struct mail_peer_link news = {
+		.inc = pl->inc, .index = pl->index, .node = pl->node, .news = NEWS_MISSED};
+	for (unsigned i = 0; i < s->cfg.threads; i++)
+		if (i != s->cfg.index)
+			memcpy(mailbox_put(s->mail, i, MAIL_PEER_LINK, sizeof news), &news,
+				sizeof news);
+	log_info("peer %u: heard again, looking for what was missed", pl->node);
+	shard_step(s, &(struct event){.type = EV_MISSED});
+}
+
 static void tell_control_down(struct shard *s, uint8_t node, uint16_t index, uint64_t inc)
 {
 	struct mail_link down = {.node = node, .link_index = index, .peer_inc = inc};
@@ -260,6 +279,7 @@ static void frame_finish(struct shard *s, struct peer_link *pl)
 		.hlc_n = engine_hlc(s->engine),
 		.src_node = s->cfg.engine.self,
 		.status = s->status.status,
+		.slots_voting = s->status.slots_voting,
 	};
 	frame_stamp_echo(s, pl, pl->oldest_birth, &h);
 	frame_header_encode(link->out.data + pl->frame_at, &h);
@@ -474,6 +494,7 @@ static const char *frame_in(
 	pl->echo_at = now;
 	pl->heard_at = peer->heard_at = now;
 	peer->status = h->status;
+	peer->slots_voting = h->slots_voting;
 	peer->count.frames_in++;
 	peer->count.bytes_in += h->frame_bytes;
 	engine_hlc_merge(s->engine, h->hlc_n);
@@ -482,6 +503,14 @@ static const char *frame_in(
 		peer->count.stale_frames += h->count != 0;
 		return NULL;
 	}
+	/* A peer that was away and has another incarnation has done nothing that we could have
+	 * missed. After a pause of our own the first frames are stale and do not count. */
+	uint64_t missed_ns = MISSED_BEATS * heartbeat_ns + MISSED_ATTEMPTS * s->peers->age_max_ns;
+	bool missed = peer->fresh_inc == pl->inc && now - peer->fresh_at > missed_ns;
+	peer->fresh_inc = pl->inc;
+	peer->fresh_at = now;
+	if (missed)
+		tell_missed(s, pl);
 	return messages_in(s, pl, h, frame, now - age);
 }
 
@@ -614,6 +643,10 @@ static void peer_link_mail(struct shard *s, unsigned from, const void *body, siz
 
 	CHECK(bytes == sizeof news);
 	memcpy(&news, body, sizeof news);
+	if (news.news == NEWS_MISSED) {
+		shard_step(s, &(struct event){.type = EV_MISSED});
+		return;
+	}
 	if (news.news != NEWS_MALFORMED) {
 		CHECK(news.index == from && news.links != 0);
 		route_set(s, &news);
@@ -708,5 +741,6 @@ void peers_info(const struct shard *s, uint8_t node, struct peer_info *ret)
 	ret->linked = peer->own != NULL && !peer->own->dropped;
 	ret->links = ret->linked;
 	ret->status = peer->status;
+	ret->slots_voting = peer->slots_voting;
 	ret->heard_ago_ns = peer->heard_at == 0 ? UINT64_MAX : s->now.mclk - peer->heard_at;
 }

@@ -14,6 +14,7 @@ enum {
 	/* How long rounds may take to end once no client waits for them: what was refused to a
 	 * waiting LOCK should not stay behind as a lock of nobody. */
 	DRAIN_ROUNDS_NS = 200 * 1000 * 1000,
+	PROGRESS_NS = 50 * 1000 * 1000, /* between two reports on a resynchronisation */
 };
 
 static unsigned control_thread(const struct shard *s)
@@ -52,7 +53,12 @@ void shard_step(struct shard *s, const struct event *ev)
 
 static void status_told(struct shard *s, const struct mail_status *told)
 {
+	/* The same again brings news of progress, or of time. */
+	bool change = told->status != s->status.status || told->floor_n != s->status.floor_n;
 	s->status = *told;
+	if (!change)
+		return;
+	s->progress = (struct mail_progress){0};
 	struct event ev = {
 		.type = EV_STATUS,
 		.status = {.status = (enum node_status)told->status, .floor_n = told->floor_n},
@@ -118,6 +124,34 @@ static void read_mail(struct shard *s)
 			break;
 		deliver(s, from, type, body, bytes);
 	}
+}
+
+static bool same_progress(const struct mail_progress *a, const struct mail_progress *b)
+{
+	return a->slots_voting == b->slots_voting && a->in_sync == b->in_sync &&
+	       a->leases == b->leases && a->shadows == b->shadows && a->staged == b->staged &&
+	       a->full == b->full;
+}
+
+/* How far the resynchronisation has come; the control thread adds up. */
+static void report_progress(struct shard *s)
+{
+	struct engine_stats e;
+	engine_stats(s->engine, &e);
+	struct mail_progress p = {
+		.slots_voting = e.slots_voting,
+		.in_sync = e.slots_voting == e.slots && !e.healing,
+		.leases = e.leases,
+		.shadows = e.shadows,
+		.staged = e.staged,
+		.full = e.sync_full,
+	};
+	bool soon = s->now.mclk < s->progress_at && p.in_sync == s->progress.in_sync;
+	if (soon || same_progress(&p, &s->progress))
+		return;
+	s->progress = p;
+	s->progress_at = s->now.mclk + PROGRESS_NS;
+	memcpy(mailbox_put(s->mail, control_thread(s), MAIL_PROGRESS, sizeof p), &p, sizeof p);
 }
 
 /* ---- what the world calls ---- */
@@ -205,6 +239,8 @@ static void on_work(void *self)
 	for (unsigned i = 0; i < TICKS_PER_LOOP && engine_wait_ns(s->engine, &s->time) == 0; i++)
 		shard_step(s, &(struct event){.type = EV_TICK});
 	clients_work(s);
+	if (s->status.status == NODE_RESYNC)
+		report_progress(s);
 	if (s->draining)
 		drain(s);
 	peers_finish_loop(s);
@@ -276,6 +312,11 @@ struct env_handler shard_handler(struct shard *s)
 		.awake = on_awake,
 		.has_mail = on_has_mail,
 	};
+}
+
+bool shard_holds_nothing(const struct shard *s, uint64_t *ret_top_n)
+{
+	return engine_holds_nothing(s->engine, ret_top_n);
 }
 
 /* ---- life ---- */

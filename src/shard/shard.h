@@ -35,6 +35,7 @@ enum control_mail {
 	MAIL_DRAIN, /* control -> shard: take no new work, answer what runs, close clients */
 	MAIL_RAISE_CEILING, /* shard -> control: u64 */
 	MAIL_LINK_DOWN,     /* shard -> control: struct mail_link */
+	MAIL_PROGRESS,      /* shard -> control, with NODE_RESYNC: struct mail_progress */
 	MAIL_DRAINED,       /* shard -> control: no body; nothing of this shard is left to send */
 };
 
@@ -52,9 +53,17 @@ struct mail_adopt {
 };
 
 struct mail_status {
-	uint8_t status;      /* enum node_status */
-	uint64_t floor_n;    /* with NODE_ACTIVE */
-	uint64_t until_mclk; /* with NODE_QUARANTINE: when it ends, for NODES and INFO */
+	uint8_t status;        /* enum node_status */
+	uint64_t floor_n;      /* with NODE_ACTIVE */
+	uint64_t until_mclk;   /* with NODE_QUARANTINE: when it ends, for NODES and INFO */
+	uint16_t slots_voting; /* of the node; for NODES, here and elsewhere */
+};
+
+struct mail_progress {
+	uint16_t slots_voting;
+	bool in_sync; /* all of them, and what was missed meanwhile has been looked for */
+	uint64_t leases, shadows, staged;
+	uint64_t full; /* slots that were given up for want of room so far */
 };
 
 struct mail_link {
@@ -68,3 +77,5 @@ struct shard *shard_new(const struct shard_config *cfg, struct env *env, struct 
 	const struct clocks *now, void *memory, size_t memory_bytes);
 void shard_free(struct shard *s);
 struct env_handler shard_handler(struct shard *s);
+/* engine_holds_nothing() of this shard. */
+bool shard_holds_nothing(const struct shard *s, uint64_t *ret_top_n);

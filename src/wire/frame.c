@@ -3,9 +3,11 @@
 #include <errno.h>
 
 #include "base/check.h"
+#include "wire/sync.h"
 
 /* A frame, little-endian:
- *   0 magic u32    4 frame_bytes u32   8 count u32      12 src_node u8  13 status u8  14 zero u16
+ *   0 magic u32    4 frame_bytes u32   8 count u32      12 src_node u8  13 status u8
+ *  14 slots_voting u16
  *  16 cluster u64 24 epoch u64        32 src_inc u64    40 dst_inc u64
  *  48 mclk u64    56 echo_mclk u64    64 held_ns u64    72 hlc_n u64    80 zero, 16 bytes
  * then count messages without gaps. A message:
@@ -20,27 +22,34 @@ enum {
 
 enum {
 	HAS_UID = 1 << 0,
-	HAS_PREV = 1 << 1,
-	HAS_B = 1 << 2,
-	HAS_N = 1 << 3,
-	HAS_OP_ID = 1 << 4,
-	HAS_REMAINING = 1 << 5,
-	HAS_HELD = 1 << 6,
-	HAS_LEASE = 1 << 7,
-	HAS_ALL = (1 << 8) - 1,
+	HAS_LEASE = 1 << 1,
+	HAS_PREV = 1 << 2,
+	HAS_B = 1 << 3,
+	HAS_N = 1 << 4,
+	HAS_OP_ID = 1 << 5,
+	HAS_REMAINING = 1 << 6,
+	HAS_HELD = 1 << 7,
+	HAS_CURSOR = 1 << 8,
+	HAS_ALL = (1 << 9) - 1,
+	/* Most messages, TRYLOCK and its answer among them, have none of these. */
+	HAS_SELDOM = HAS_ALL & ~(HAS_UID | HAS_LEASE),
 	/* In the head of every message, so never in `has`: for the table of types only. */
-	WITH_KEY = 1 << 8,
-	WITH_NODE = 1 << 9,
-	WITH_VALUE = 1 << 10,
+	WITH_KEY = 1 << 9,
+	WITH_NODE = 1 << 10,
+	WITH_VALUE = 1 << 11,
 };
 
 enum {
-	FIELDS_MAX_BYTES = 16 + 16 + 24 + 8 + 8 + 8 + 8 + 4,
+	FIELDS_MAX_BYTES = 16 + 16 + 24 + 8 + 8 + 8 + 8 + 4 + 8,
 	MSG_WORST_BYTES = MSG_HEAD_BYTES + FIELDS_MAX_BYTES + KEY_MAX_BYTES + VALUE_MAX_BYTES +
 			  CLIENT_NAME_MAX_BYTES,
 };
 
 _Static_assert((int)MSG_WORST_BYTES <= (int)MSG_MAX_BYTES, "every legal message fits");
+_Static_assert(MSG_HEAD_BYTES + FIELDS_MAX_BYTES + KEY_MAX_BYTES + CLIENT_NAME_MAX_BYTES +
+			       (int)SYNC_BODY_MAX_BYTES <=
+		       (int)MSG_MAX_BYTES,
+	"also one full of entries");
 _Static_assert(MSG_MAX_BYTES <= UINT16_MAX, "the length is a u16");
 _Static_assert(FRAME_HEADER_BYTES + MSG_MAX_BYTES <= FRAME_MAX_BYTES, "a frame holds any message");
 _Static_assert(CLIENT_NAME_MAX_BYTES <= UINT8_MAX, "the length of a name is a u8");
@@ -60,6 +69,7 @@ static const struct {
 	[MSG_PREPARE] = {WITH_KEY | HAS_B, 0},
 	[MSG_ACCEPT] = {WITH_KEY | HAS_UID | HAS_B, 0},
 	[MSG_READ] = {WITH_KEY, 0},
+	[MSG_SYNC] = {0, 0},
 	[MSG_REPLY] = {0, 0},
 };
 
@@ -73,7 +83,7 @@ void frame_header_encode(uint8_t *p, const struct frame_header *h)
 	put_u32(p + 8, h->count);
 	p[12] = h->src_node;
 	p[13] = h->status;
-	put_u16(p + 14, 0);
+	put_u16(p + 14, h->slots_voting);
 	put_u64(p + 16, h->cluster);
 	put_u64(p + 24, h->epoch);
 	put_u64(p + 32, h->src_inc);
@@ -95,6 +105,7 @@ int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret)
 		.count = get_u32(p + 8),
 		.src_node = p[12],
 		.status = p[13],
+		.slots_voting = get_u16(p + 14),
 		.cluster = get_u64(p + 16),
 		.epoch = get_u64(p + 24),
 		.src_inc = get_u64(p + 32),
@@ -114,7 +125,7 @@ int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret)
 		return -EBADMSG;
 	if (h.hlc_n > BALLOT_MAX || h.held_ns > SPAN_MAX_NS)
 		return -EBADMSG;
-	if ((get_u16(p + 14) | get_u64(p + 80) | get_u64(p + 88)) != 0)
+	if (h.slots_voting > SLOTS_MAX || (get_u64(p + 80) | get_u64(p + 88)) != 0)
 		return -EBADMSG;
 	if (len < h.frame_bytes)
 		return -EAGAIN;
@@ -125,19 +136,22 @@ int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret)
 static unsigned msg_has(const struct msg *m)
 {
 	return (unsigned)((m->uid.n | m->uid.cid) != 0) * HAS_UID |
+	       (unsigned)(m->lease_ms != 0) * HAS_LEASE |
 	       (unsigned)((m->prev.n | m->prev.cid) != 0) * HAS_PREV |
 	       (unsigned)((m->b.n | m->b.cid | m->b.seq) != 0) * HAS_B |
 	       (unsigned)(m->n != 0) * HAS_N | (unsigned)(m->op_id != 0) * HAS_OP_ID |
 	       (unsigned)(m->remaining_ns != 0) * HAS_REMAINING |
-	       (unsigned)(m->held_ns != 0) * HAS_HELD | (unsigned)(m->lease_ms != 0) * HAS_LEASE;
+	       (unsigned)(m->held_ns != 0) * HAS_HELD | (unsigned)(m->cursor != 0) * HAS_CURSOR;
 }
 
 static size_t fields_bytes(unsigned has)
 {
-	size_t words = 2 * (has & 1) + 2 * (has >> 1 & 1) + 3 * (has >> 2 & 1) + (has >> 3 & 1) +
-		       (has >> 4 & 1) + (has >> 5 & 1) + (has >> 6 & 1);
-	size_t halves = has >> 7 & 1;
-	return words * 8 + halves * 4;
+	size_t bytes = 16 * (has & 1) + 4 * (has >> 1 & 1);
+	if ((has & HAS_SELDOM) == 0)
+		return bytes;
+	size_t words = 2 * (has >> 2 & 1) + 3 * (has >> 3 & 1) + (has >> 4 & 1) + (has >> 5 & 1) +
+		       (has >> 6 & 1) + (has >> 7 & 1) + (has >> 8 & 1);
+	return bytes + 8 * words;
 }
 
 /* Whether @m, whose fields are @has, is a message that may be sent: one rule for both ends. */
@@ -145,8 +159,11 @@ static bool msg_valid(const struct msg *m, unsigned has)
 {
 	if (m->type == 0 || m->type > MSG_TYPE_MAX || (m->flags & ~MSG_FLAGS_ALL) != 0)
 		return false;
-	if (m->slot >= SLOTS_MAX || m->key.len > KEY_MAX_BYTES || m->value.len > VALUE_MAX_BYTES ||
+	if (m->slot >= SLOTS_MAX || m->key.len > KEY_MAX_BYTES ||
 		m->name.len > CLIENT_NAME_MAX_BYTES || m->lease_ms > LEASE_MAX_MS)
+		return false;
+	bool report = m->type == MSG_REPLY && m->req_type == MSG_SYNC;
+	if (m->value.len > VALUE_MAX_BYTES && (!report || m->value.len > SYNC_BODY_MAX_BYTES))
 		return false;
 	/* Both limits are one less than a power of two, so the ORs are within them iff all are. */
 	if ((m->uid.n | m->prev.n | m->b.n | m->n) > BALLOT_MAX ||
@@ -176,6 +193,12 @@ static uint8_t *put_fields(uint8_t *p, const struct msg *m, unsigned has)
 		put_u64(p + 8, m->uid.cid);
 		p += 16;
 	}
+	if (has & HAS_LEASE) {
+		put_u32(p, m->lease_ms);
+		p += 4;
+	}
+	if ((has & HAS_SELDOM) == 0)
+		return p;
 	if (has & HAS_PREV) {
 		put_u64(p, m->prev.n);
 		put_u64(p + 8, m->prev.cid);
@@ -187,25 +210,16 @@ static uint8_t *put_fields(uint8_t *p, const struct msg *m, unsigned has)
 		put_u64(p + 16, m->b.seq);
 		p += 24;
 	}
-	if (has & HAS_N) {
-		put_u64(p, m->n);
+	const struct {
+		unsigned bit;
+		uint64_t v;
+	} words[] = {{HAS_N, m->n}, {HAS_OP_ID, m->op_id}, {HAS_REMAINING, m->remaining_ns},
+		{HAS_HELD, m->held_ns}, {HAS_CURSOR, m->cursor}};
+	for (unsigned i = 0; i < sizeof words / sizeof words[0]; i++) {
+		if ((has & words[i].bit) == 0)
+			continue;
+		put_u64(p, words[i].v);
 		p += 8;
-	}
-	if (has & HAS_OP_ID) {
-		put_u64(p, m->op_id);
-		p += 8;
-	}
-	if (has & HAS_REMAINING) {
-		put_u64(p, m->remaining_ns);
-		p += 8;
-	}
-	if (has & HAS_HELD) {
-		put_u64(p, m->held_ns);
-		p += 8;
-	}
-	if (has & HAS_LEASE) {
-		put_u32(p, m->lease_ms);
-		p += 4;
 	}
 	return p;
 }
@@ -216,6 +230,12 @@ static const uint8_t *get_fields(const uint8_t *p, struct msg *m, unsigned has)
 		m->uid = (struct ballot){get_u64(p), get_u64(p + 8)};
 		p += 16;
 	}
+	if (has & HAS_LEASE) {
+		m->lease_ms = get_u32(p);
+		p += 4;
+	}
+	if ((has & HAS_SELDOM) == 0)
+		return p;
 	if (has & HAS_PREV) {
 		m->prev = (struct ballot){get_u64(p), get_u64(p + 8)};
 		p += 16;
@@ -224,25 +244,16 @@ static const uint8_t *get_fields(const uint8_t *p, struct msg *m, unsigned has)
 		m->b = (struct version){get_u64(p), get_u64(p + 8), get_u64(p + 16)};
 		p += 24;
 	}
-	if (has & HAS_N) {
-		m->n = get_u64(p);
+	const struct {
+		unsigned bit;
+		uint64_t *v;
+	} words[] = {{HAS_N, &m->n}, {HAS_OP_ID, &m->op_id}, {HAS_REMAINING, &m->remaining_ns},
+		{HAS_HELD, &m->held_ns}, {HAS_CURSOR, &m->cursor}};
+	for (unsigned i = 0; i < sizeof words / sizeof words[0]; i++) {
+		if ((has & words[i].bit) == 0)
+			continue;
+		*words[i].v = get_u64(p);
 		p += 8;
-	}
-	if (has & HAS_OP_ID) {
-		m->op_id = get_u64(p);
-		p += 8;
-	}
-	if (has & HAS_REMAINING) {
-		m->remaining_ns = get_u64(p);
-		p += 8;
-	}
-	if (has & HAS_HELD) {
-		m->held_ns = get_u64(p);
-		p += 8;
-	}
-	if (has & HAS_LEASE) {
-		m->lease_ms = get_u32(p);
-		p += 4;
 	}
 	return p;
 }

@@ -12,7 +12,7 @@ enum {
 	MSG_MAX_BYTES = 8192,      /* one encoded message */
 	HELLO_PREFIX_BYTES = 12,   /* magic u64, body length u32 */
 	HELLO_MAX_BYTES = 1024,    /* prefix included */
-	PROTOCOL_VERSION = 1,
+	PROTOCOL_VERSION = 2,
 };
 
 /* Ages and remaining times stay far from where a sum of some of them would wrap. */
@@ -30,6 +30,7 @@ struct frame_header {
 	uint64_t echo_mclk; /* last mclk the sender had from the receiver; 0: none yet */
 	uint64_t held_ns; /* sender's time from having it to the birth of the oldest message here */
 	uint64_t hlc_n;   /* highest ballot n the sender knows */
+	uint16_t slots_voting; /* of how many slots the sender votes */
 	uint8_t src_node;
 	uint8_t status; /* enum node_status */
 };
@@ -67,6 +68,7 @@ struct hello {
 	uint16_t threads;
 	uint16_t slots;
 	uint64_t inc;
+	uint64_t after_inc; /* 0, or: stopped as that incarnation, holding nothing */
 	uint64_t epoch;
 	uint64_t mclk;      /* as in frame_header */
 	uint64_t echo_mclk; /* acceptor's hello: the dialer's mclk */

@@ -11,10 +11,11 @@
  *   4 link_index u16  6 threads u16          8 slots u16         10 zero u16
  *  12 max_lease_ms u32  16 attempt_ms u32   20 drift_ppm u32
  *  24 inc u64      32 epoch u64             40 mclk u64          48 echo_mclk u64  56 held_ns u64
+ *  64 after_inc u64
  * then ids of the masters, cluster name. */
 enum {
 	COMMON_BYTES = 5,
-	FIXED_BYTES = 64,
+	FIXED_BYTES = 72,
 	FLAG_FIRST_BOOT = 1 << 0,
 	FLAG_REFUSED = 1 << 1,
 	FLAGS_ALL = (1 << 2) - 1,
@@ -81,6 +82,7 @@ size_t hello_encode(uint8_t *p, const struct hello *h)
 	put_u64(q + 40, h->mclk);
 	put_u64(q + 48, h->echo_mclk);
 	put_u64(q + 56, h->held_ns);
+	put_u64(q + 64, h->after_inc);
 	q += FIXED_BYTES;
 	memcpy(q, h->masters, h->n_masters);
 	q += h->n_masters;
@@ -123,6 +125,7 @@ static int decode_versioned(const uint8_t *p, size_t len, struct hello *h)
 	h->mclk = get_u64(p + 40);
 	h->echo_mclk = get_u64(p + 48);
 	h->held_ns = get_u64(p + 56);
+	h->after_inc = get_u64(p + 64);
 	memcpy(h->masters, p + FIXED_BYTES, n_masters);
 	copy_text(h->cluster, p + FIXED_BYTES + n_masters, cluster_bytes);
 	return h->refused || hello_valid(h) ? 0 : -EBADMSG;

@@ -47,6 +47,7 @@ enum msg_type {
 	MSG_PREPARE,     /* key b */
 	MSG_ACCEPT,      /* key uid b value op_id [lease_ms] */
 	MSG_READ,        /* key [n: seal] */
+	MSG_SYNC,        /* what do you hold? of a slot: [cursor [key]]; MSG_ONE_KEY: of this key */
 	MSG_REPLY,       /* answer to any of the above but CONFIRM and QUERY; see enum verdict */
 	MSG_TYPE_MAX = MSG_REPLY,
 };
@@ -70,7 +71,9 @@ enum verdict {
 	VERDICT_BUSY,      /* PREPARE: another promise is running */
 	VERDICT_LIVE,      /* READ */
 	VERDICT_FREE,      /* READ; n is maxn, or 0: none */
-	VERDICT_MAX = VERDICT_FREE,
+	VERDICT_SYNC, /* SYNC; value holds entries (wire/sync.h), n the floor of the slot, cursor
+		       * where to go on, 0: that was all */
+	VERDICT_MAX = VERDICT_SYNC,
 };
 
 enum msg_flag {
@@ -80,7 +83,8 @@ enum msg_flag {
 		1 << 2, /* TRYLOCK: prev was given up by its holder, not just abandoned */
 	MSG_PREV_REMOVED = 1 << 3, /* ACK: prev was removed in the same step */
 	MSG_HAS_VALUE = 1 << 4,    /* value is meant, even when empty (set by the sender) */
-	MSG_FLAGS_ALL = (1 << 5) - 1,
+	MSG_ONE_KEY = 1 << 5,      /* SYNC: asks for the entry of key and nothing else */
+	MSG_FLAGS_ALL = (1 << 6) - 1,
 };
 
 struct msg {
@@ -102,6 +106,8 @@ struct msg {
 	uint64_t op_id;
 	uint64_t remaining_ns;
 	uint64_t held_ns;
+	uint64_t cursor; /* SYNC: a hash; entries below it, or at it with a key up to key, are known
+			  */
 	uint32_t lease_ms;
 	struct bytes value;
 	struct bytes name; /* client name */

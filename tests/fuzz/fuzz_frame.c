@@ -1,5 +1,6 @@
 /* Bytes of peers: hello, frame header, messages. What decodes is written again the same. */
 #include "wire/frame.h"
+#include "wire/sync.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -7,6 +8,24 @@
 #include "base/check.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_entries(struct bytes rest)
+{
+	struct buf b;
+	struct sync_entry e;
+	buf_init(&b, 0);
+	for (;;) {
+		struct bytes at = rest;
+		int rc = sync_entry_decode(&rest, &e);
+		CHECK(rc == 0 || rc == -ENODATA || rc == -EBADMSG);
+		if (rc != 0)
+			break;
+		b.len = 0;
+		CHECK(sync_entry_encode(&b, &e) == 0);
+		CHECK(b.len == at.len - rest.len && memcmp(b.data, at.p, b.len) == 0);
+	}
+	buf_fini(&b);
+}
 
 static void check_msgs(const uint8_t *p, size_t size)
 {
@@ -32,6 +51,8 @@ static void check_msgs(const uint8_t *p, size_t size)
 		b.len = 0;
 		CHECK(msg_encode(&b, &m) == 0);
 		CHECK(b.len == used && memcmp(b.data, p, used) == 0);
+		if (m.type == MSG_REPLY && m.req_type == MSG_SYNC)
+			check_entries(m.value);
 		p += used;
 		size -= used;
 	}
@@ -86,6 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		memcpy(p, data, size);
 	check_frames(p, size);
 	check_msgs(p, size);
+	check_entries(bytes_of(p, size));
 	check_hello(p, size);
 	free(p);
 	return 0;

@@ -13,7 +13,15 @@ const struct lease *lease_of(const struct world *w, unsigned id, unsigned k)
 
 static bool live(const struct world *w, unsigned id, const struct lease *l)
 {
-	return l != NULL && clock_read(&w->node[id].slow, w->now) < l->end_ns;
+	return l != NULL &&
+	       (clock_read(&w->node[id].slow, w->now) < l->end_ns || (l->flags & LEASE_RESYNC));
+}
+
+/* On this node nobody else can be granted it now. */
+static bool refuses(const struct world *w, unsigned id, unsigned k, const struct lease *l)
+{
+	return !node_votes(w, id, w->key[k].hash) ||
+	       (l != NULL && (l->flags & (LEASE_SHADOW | LEASE_RESYNC)));
 }
 
 static bool is_held(struct ballot held, const struct belief *b)
@@ -22,7 +30,8 @@ static bool is_held(struct ballot held, const struct belief *b)
 }
 
 /* Lemma 1 and H: who votes and does not hold it must not be enough to grant it anew. */
-static void check_holders(struct world *w, unsigned k, const struct ballot *held)
+static void check_holders(
+	struct world *w, unsigned k, const struct ballot *held, const bool *refused)
 {
 	for (unsigned i = 0; i < w->clients; i++) {
 		const struct client *c = &w->client[i];
@@ -31,8 +40,7 @@ static void check_holders(struct world *w, unsigned k, const struct ballot *held
 		w->sums.leases_judged++;
 		unsigned without = 0;
 		for (unsigned id = 1; id <= w->n; id++)
-			without += w->node[id].up && w->node[id].voting &&
-				   !is_held(held[id], &c->belief);
+			without += w->node[id].up && !refused[id] && !is_held(held[id], &c->belief);
 		if (without >= w->majority)
 			violation(w, RUN_UNSAFE,
 				"holders: client %u believes in token %" PRIu64
@@ -108,12 +116,14 @@ static void see_attempt(struct world *w, unsigned k, const struct lease *l)
 void check_key(struct world *w, unsigned k)
 {
 	struct ballot held[NODES_MAX + 1] = {0};
+	bool refused[NODES_MAX + 1] = {0};
 	for (unsigned id = 1; id <= w->n; id++) {
 		struct node *n = &w->node[id];
 		if (!n->up)
 			continue;
 		const struct lease *l = lease_of(w, id, k);
-		if (!live(w, id, l))
+		refused[id] = refuses(w, id, k, live(w, id, l) ? l : NULL);
+		if (!live(w, id, l) || !lease_is_live(l) || !node_votes(w, id, w->key[k].hash))
 			continue;
 		held[id] = lease_uid(l);
 		if (w->shard_level)
@@ -125,7 +135,7 @@ void check_key(struct world *w, unsigned k)
 		if (l->token > n->accepted_n)
 			n->accepted_n = l->token;
 	}
-	check_holders(w, k, held);
+	check_holders(w, k, held, refused);
 	check_majority(w, k, held);
 }
 
@@ -162,11 +172,13 @@ static void check_maxn(struct world *w, unsigned id)
 				"maxn: node %u went from %" PRIu64 " to %" PRIu64 " for key %u", id,
 				n->maxn[k], maxn, k);
 		n->maxn[k] = maxn;
-		if (l != NULL && engine_wait_ns(n->engine, &n->time) > 0 &&
+		if (l != NULL && !(l->flags & LEASE_RESYNC) &&
+			engine_wait_ns(n->engine, &n->time) > 0 &&
 			n->time.slow_ns > l->end_ns + 2 * WHEEL_TICK_NS)
 			violation(w, RUN_UNSAFE,
-				"expiry: node %u keeps key %u for %" PRIu64 " ns after its end", id,
-				k, n->time.slow_ns - l->end_ns);
+				"expiry: node %u keeps key %u for %" PRIu64
+				" ns after its end, flags %x",
+				id, k, n->time.slow_ns - l->end_ns, l->flags);
 	}
 }
 

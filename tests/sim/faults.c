@@ -15,6 +15,8 @@ enum fault {
 	FAULT_WALL,
 	FAULT_CLIENT, /* a client's clock */
 	FAULT_STALL,  /* all nodes stand still */
+	FAULT_STOP,   /* a node is stopped in good order */
+	FAULT_MISSED, /* a node believes that it has missed something */
 	FAULTS,
 };
 
@@ -25,7 +27,7 @@ static unsigned some(struct world *w, unsigned bound)
 
 void swarm_choose(struct world *w)
 {
-	static const unsigned weight_max[FAULTS] = {20, 20, 10, 4, 2, 1, 20, 5, 20, 5, 20, 2};
+	static const unsigned weight_max[FAULTS] = {20, 20, 10, 4, 2, 1, 20, 5, 20, 5, 20, 2, 4, 4};
 	struct swarm *s = &w->swarm;
 	uint64_t attempt_ns = w->node[1].cfg.attempt_ms * MS;
 	s->loss_ppm = some(w, chance(w, 200000) ? 300000 : 50000);
@@ -193,6 +195,13 @@ static void make(struct world *w, enum fault kind)
 	case FAULT_STALL:
 		for (unsigned i = 1; i <= w->n; i++)
 			pause_node(w, i);
+		break;
+	case FAULT_STOP:
+		node_stop(w, id);
+		break;
+	case FAULT_MISSED:
+		if (n->up && n->paused_until <= w->now && !w->shard_level)
+			node_step(w, id, &(struct event){.type = EV_MISSED}, -1);
 		break;
 	case FAULTS:
 		break;

@@ -111,14 +111,16 @@ static void nothing_left(struct world *w)
 		node_step(w, id, &(struct event){.type = EV_TICK}, -1);
 		engine_stats(e, &s);
 		if (s.ops != 0 || s.waiters != 0 || s.leases != 0 || s.promises != 0 ||
-			s.tombstones != 0 ||
+			s.tombstones != 0 || s.shadows + s.staged + s.resync != 0 || s.healing ||
+			e->heals_used != 0 ||
 			(!w->shard_level && e->arena.used_bytes > e->names.count * ARENA_UNIT))
 			violation(w, RUN_STUCK,
 				"left behind on node %u: %" PRIu64 " operations, %" PRIu64
 				" waiters, %" PRIu64 " leases, %" PRIu64 " promises, %" PRIu64
-				" tombstones, %" PRIu64 " bytes",
-				id, s.ops, s.waiters, s.leases, s.promises, s.tombstones,
-				e->arena.used_bytes);
+				" tombstones, %" PRIu64 " shadows, %" PRIu64 " staged, %" PRIu64
+				" resync, %u heals, healing %d, %" PRIu64 " bytes",
+				id, s.ops, s.waiters, s.leases, s.promises, s.tombstones, s.shadows,
+				s.staged, s.resync, e->heals_used, s.healing, e->arena.used_bytes);
 	}
 }
 
@@ -137,7 +139,7 @@ void liveness_check(struct world *w)
 	if (w->over || !all_ended(w))
 		return;
 	for (unsigned id = 1; id <= w->n; id++)
-		if (!w->node[id].voting)
+		if (w->node[id].restart.status != NODE_ACTIVE)
 			violation(w, RUN_STUCK, "node %u never votes again", id);
 	run_for(w, lease * 5 / 4 + 4 * attempt);
 	for (unsigned i = 0; i < w->clients; i++)

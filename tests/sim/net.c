@@ -131,7 +131,12 @@ static void tell(struct world *w, unsigned id, unsigned peer, bool up)
 	if (!n->up || n->linked[peer] == now)
 		return;
 	n->linked[peer] = now;
+	bool missed = up && w->now - n->unlinked_at[peer] > 3 * n->cfg.attempt_ms * MS;
+	if (!up)
+		n->unlinked_at[peer] = w->now;
 	node_step(w, id, &(struct event){.type = EV_LINK, .link = {(uint8_t)peer, up}}, -1);
+	if (!w->over && n->up && missed && !w->shard_level)
+		node_step(w, id, &(struct event){.type = EV_MISSED}, -1);
 }
 
 void net_link(struct world *w, unsigned a, unsigned b, bool up)

@@ -48,6 +48,12 @@ void node_clocks(struct world *w, unsigned id)
 	n->time.wall_us = node_wall_n(w, id) + EPOCH_US;
 }
 
+static bool node_in_sync(const struct node *n)
+{
+	const struct engine *e = n->engine;
+	return e->slots_voting == e->slots_mine && !e->healing && !e->heal_wanted;
+}
+
 static void attempt_made(struct world *w, const struct msg *m)
 {
 	history_attempt(w, m->key.p[1], m->uid, get_u32(m->value.p));
@@ -110,10 +116,13 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 		check_node(w, id);
 	if (w->over)
 		return;
-	if (cut != UINT32_MAX)
+	if (cut != UINT32_MAX) {
 		node_crash(w, id);
-	else
-		arm_timer(w, id);
+		return;
+	}
+	if (n->restart.status == NODE_RESYNC && node_in_sync(n))
+		world_push(w, w->now, ITEM_VOTE, id, 0, n->life);
+	arm_timer(w, id);
 }
 
 void node_timer(struct world *w, const struct item *it)
@@ -149,17 +158,6 @@ void node_timer(struct world *w, const struct item *it)
 
 /* ---- life ---- */
 
-/* D_Q of protocol.md 2.1, at least T_tomb, as src/node/config.c computes it. */
-static uint64_t quarantine_ns(const struct engine_config *c)
-{
-	uint64_t up = 1000000 + c->drift_ppm, down = 1000000 - c->drift_ppm;
-	uint64_t attempt = c->attempt_ms * MS;
-	uint64_t lease = (c->max_lease_ms * MS / down + 1) * up;
-	uint64_t wait = (attempt / down + 1) * up + 10 * MS;
-	uint64_t tomb = 2 * ((2 * attempt / down + 1) * up);
-	return lease + wait > tomb ? lease + wait : tomb;
-}
-
 static void begin(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
@@ -174,12 +172,28 @@ static void begin(struct world *w, unsigned id)
 	else
 		n->engine = engine_init(&n->cfg, &n->time, n->memory, n->memory_bytes);
 	n->up = true;
-	n->voting = n->wants_vote = false;
 	n->life++;
+	n->forgotten_n = n->accepted_n;
 	n->timer_at = UINT64_MAX;
 	n->timer_gen++;
 	memset(n->linked, 0, sizeof n->linked);
 	memset(n->maxn, 0, sizeof n->maxn);
+}
+
+static void set_out(struct world *w, unsigned id, enum restart_kind kind)
+{
+	struct node *n = &w->node[id];
+	const struct restart_config cfg = {
+		.kind = kind,
+		.now_slow_ns = n->time.slow_ns,
+		.objections_ns = kind == RESTART_FIRST_BOOT ? 0 : 200 * MS,
+		.max_lease_ms = n->cfg.max_lease_ms,
+		.attempt_ms = n->cfg.attempt_ms,
+		.drift_ppm = n->cfg.drift_ppm,
+		.n_masters = n->cfg.n_masters,
+		.loaded_n = n->loaded_n,
+	};
+	restart_init(&n->restart, &cfg);
 }
 
 void node_first_boot(struct world *w, unsigned id)
@@ -187,81 +201,126 @@ void node_first_boot(struct world *w, unsigned id)
 	struct node *n = &w->node[id];
 	n->has_file = w->swarm.files;
 	if (n->has_file) {
-		n->durable_n = node_wall_n(w, id) + CEILING_US;
+		n->durable_n = ceiling_above(node_wall_n(w, id));
 		n->disk = (struct disk){
 			.valid = {true, false}, .seq = {1, 0}, .ceiling_n = {n->durable_n, 0}};
 	} else {
 		n->durable_n = BALLOT_MAX;
 	}
 	begin(w, id);
-	node_vote(w, id);
+	set_out(w, id, RESTART_FIRST_BOOT);
+	node_control(w, id);
 }
 
 void node_start(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
+	bool clean = false;
 	disk_before_start(w, id);
 	n->loaded_n = 0;
-	n->file_loaded = n->has_file && disk_load(&n->disk, &n->loaded_n);
+	if (n->has_file && disk_load(&n->disk, &n->loaded_n, &clean))
+		disk_forget_clean(&n->disk);
 	if (n->has_file)
 		n->durable_n = n->loaded_n;
 	begin(w, id);
 	n->paused_until = 0;
-	n->vote_at_slow = n->time.slow_ns + quarantine_ns(&n->cfg);
-	TRACE(w, "%u starts, life %u, ceiling %llu", id, n->life, (unsigned long long)n->loaded_n);
+	set_out(w, id, clean ? RESTART_CLEAN : RESTART_EMPTY);
+	w->sums.clean_starts += clean;
+	TRACE(w, "%u starts, life %u, ceiling %llu%s", id, n->life, (unsigned long long)n->loaded_n,
+		clean ? ", clean" : "");
 	w->events++;
-	world_push(w, w->now + clock_true_ns(&n->fast, quarantine_ns(&n->cfg)), ITEM_VOTE, id, 0,
-		n->life);
 	net_link_all(w, id);
+	node_control(w, id);
+}
+
+static bool all_heard(const struct world *w, unsigned id)
+{
+	for (unsigned k = 1; k <= w->n; k++)
+		if (k != id && w->node[id].linked[k] == 0)
+			return false;
+	return true;
+}
+
+static void look_again(struct world *w, unsigned id)
+{
+	const struct node *n = &w->node[id];
+	uint64_t due = restart_due_ns(&n->restart), slow = clock_read(&n->slow, w->now);
+	if (due == UINT64_MAX)
+		return;
+	uint64_t left = due > slow ? due - slow : 10 * MS;
+	world_push(w, w->now + clock_true_ns(&n->slow, left), ITEM_VOTE, id, 0, n->life);
+}
+
+static void check_floor(struct world *w, unsigned id, uint64_t floor_n)
+{
+	const struct node *n = &w->node[id];
+	if (floor_n != 0 && floor_n < n->forgotten_n && !w->tokens_exempt)
+		violation(w, RUN_UNSAFE, "floor: node %u votes above %llu, but had accepted %llu",
+			id, (unsigned long long)floor_n, (unsigned long long)n->forgotten_n);
+}
+
+static void begin_to_vote(struct world *w, unsigned id, uint64_t floor_n)
+{
+	struct node *n = &w->node[id];
+	struct engine_stats s;
+	engine_stats(n->engine, &s);
+	w->sums.fallbacks += floor_n != 0 && n->restart.kind == RESTART_EMPTY;
+	w->sums.syncs += floor_n == 0 && n->restart.kind == RESTART_EMPTY;
+	w->sums.shadows += s.shadows;
+	TRACE(w, "%u is active, floor %llu", id, (unsigned long long)floor_n);
+	check_floor(w, id, floor_n);
+	if (!w->over)
+		node_step(w, id,
+			&(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, floor_n}}, -1);
+}
+
+void node_control(struct world *w, unsigned id)
+{
+	struct node *n = &w->node[id];
+	if (!n->up || n->restart.status == NODE_ACTIVE)
+		return;
+	struct restart_news news = {.slow_ns = clock_read(&n->slow, w->now),
+		.wall_n = node_wall_n(w, id),
+		.durable_n = n->durable_n,
+		.all_heard = all_heard(w, id),
+		.in_sync = node_in_sync(n)};
+	uint64_t arg_n = 0;
+	enum restart_action action = restart_next(&n->restart, &news, &arg_n);
+	w->events += action != RESTART_WAIT;
+	switch (action) {
+	case RESTART_WAIT:
+		break;
+	case RESTART_COVER:
+		n->asked_n = arg_n > n->asked_n ? arg_n : n->asked_n;
+		disk_want(w, id);
+		break;
+	case RESTART_ASK:
+		TRACE(w, "%u asks the others", id);
+		node_step(
+			w, id, &(struct event){.type = EV_STATUS, .status = {NODE_RESYNC, 0}}, -1);
+		break;
+	case RESTART_VOTE:
+		begin_to_vote(w, id, arg_n);
+		return;
+	}
+	if (!w->over && n->up)
+		look_again(w, id);
 }
 
 void node_may_vote(struct world *w, const struct item *it)
 {
-	struct node *n = &w->node[it->node];
-	if (!n->up || n->life != it->gen || n->voting)
-		return;
-	uint64_t slow = clock_read(&n->slow, w->now);
-	if (slow < n->vote_at_slow) {
-		world_push(w, w->now + clock_true_ns(&n->fast, n->vote_at_slow - slow), ITEM_VOTE,
-			it->node, 0, n->life);
-		return;
-	}
-	n->floor_n = n->file_loaded ? n->loaded_n : node_wall_n(w, it->node);
-	n->wants_vote = true;
-	if (n->has_file)
-		disk_want(w, it->node);
-	else
-		node_vote(w, it->node);
+	if (w->node[it->node].up && w->node[it->node].life == it->gen)
+		node_control(w, it->node);
 }
 
-/* protocol.md 2.8, fallback: the ceiling is durable above the floor before the first vote. */
-void node_vote(struct world *w, unsigned id)
+static void fall(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
-	if (n->has_file && n->durable_n <= n->floor_n)
-		return;
-	n->voting = true;
-	n->wants_vote = false;
-	TRACE(w, "%u votes, floor %llu", id, (unsigned long long)n->floor_n);
+	struct engine_stats s;
 	w->events++;
-	if (n->floor_n != 0 && n->floor_n < n->accepted_n && !w->tokens_exempt) {
-		violation(w, RUN_UNSAFE, "floor: node %u votes above %llu, but had accepted %llu",
-			id, (unsigned long long)n->floor_n, (unsigned long long)n->accepted_n);
-		return;
-	}
-	node_step(
-		w, id, &(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, n->floor_n}}, -1);
-}
-
-void node_crash(struct world *w, unsigned id)
-{
-	struct node *n = &w->node[id];
-	if (!n->up)
-		return;
-	TRACE(w, "%u crashes", id);
-	w->events++;
-	w->sums.crashes++;
-	n->up = n->voting = n->wants_vote = false;
+	engine_stats(n->engine, &s);
+	w->sums.healed += s.healed;
+	n->up = false;
 	n->timer_gen++;
 	shard_end(w, id);
 	disk_crash(w, id);
@@ -278,4 +337,29 @@ void node_crash(struct world *w, unsigned id)
 	}
 	world_push(w, w->now + below(w, chance(w, 500000) ? 20 * MS : 2 * SEC), ITEM_START, id, 0,
 		n->life);
+}
+
+void node_crash(struct world *w, unsigned id)
+{
+	if (!w->node[id].up)
+		return;
+	TRACE(w, "%u crashes", id);
+	w->sums.crashes++;
+	fall(w, id);
+}
+
+void node_stop(struct world *w, unsigned id)
+{
+	struct node *n = &w->node[id];
+	uint64_t top_n = 0;
+	if (!n->up || n->paused_until > w->now)
+		return;
+	bool clean = engine_holds_nothing(n->engine, &top_n) && n->restart.status == NODE_ACTIVE &&
+		     n->has_file && top_n <= n->durable_n;
+	TRACE(w, "%u stops%s", id, clean ? ", holding nothing" : "");
+	w->sums.stops++;
+	n->writing_n = n->asked_n = 0; /* what is being written is done before */
+	fall(w, id);
+	if (clean)
+		disk_keep_clean(&n->disk, top_n);
 }

@@ -374,7 +374,7 @@ static void link_event(struct world *w, unsigned id, unsigned other, bool up)
 	struct mail_adopt a = {.fd = (int)other,
 		.node = (uint8_t)other,
 		.links = 1,
-		.status = (uint8_t)(peer->voting ? NODE_ACTIVE : NODE_QUARANTINE),
+		.status = (uint8_t)peer->restart.status,
 		.peer_inc = peer->shard->inc,
 		.peer_mclk = clock_read(&peer->mclk, w->now),
 		.peer_mclk_at = clock_read(&n->mclk, w->now)};
@@ -453,6 +453,7 @@ void shard_event(struct world *w, unsigned id, const struct event *ev)
 		break;
 	case EV_MSG:
 	case EV_TICK:
+	case EV_MISSED:
 		break;
 	}
 	shard_loop(w, id);

@@ -98,12 +98,15 @@ static void report(const struct options *o)
 		return;
 	(void)printf("%" PRIu64 " runs from seed %" PRIu64 ": %" PRIu64 " events, %" PRIu64
 		     " simulated s, %" PRIu64 " answers, %" PRIu64 " grants, %" PRIu64
-		     " judged leases, %" PRIu64 " crashes, %" PRIu64 " lost, %" PRIu64
-		     " too old, %" PRIu64 " linear ops (%" PRIu64 " states, %" PRIu64
-		     " given up), trace %016" PRIx64 "\n",
+		     " judged leases, %" PRIu64 " crashes, %" PRIu64 " stops, %" PRIu64
+		     " clean starts, %" PRIu64 " syncs, %" PRIu64 " fallbacks, %" PRIu64
+		     " shadows, %" PRIu64 " healed, %" PRIu64 " lost, %" PRIu64 " too old, %" PRIu64
+		     " linear ops (%" PRIu64 " states, %" PRIu64 " given up), trace %016" PRIx64
+		     "\n",
 		s->runs, o->seed, s->events, s->sim_ns / SEC, s->answers, s->grants,
-		s->leases_judged, s->crashes, s->lost, s->dropped_old, s->linear_ops,
-		s->linear_states, s->linear_given_up, world.hash);
+		s->leases_judged, s->crashes, s->stops, s->clean_starts, s->syncs, s->fallbacks,
+		s->shadows, s->healed, s->lost, s->dropped_old, s->linear_ops, s->linear_states,
+		s->linear_given_up, world.hash);
 }
 
 int main(int argc, char **argv)

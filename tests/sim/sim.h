@@ -10,6 +10,7 @@
 
 #include "base/prng.h"
 #include "core/internal.h"
+#include "node/restart.h"
 
 enum {
 	NODES_MAX = 5,
@@ -56,7 +57,7 @@ enum item_kind {
 	ITEM_GIVE_UP, /* idx: call */
 	ITEM_FAULT,
 	ITEM_DISK,   /* node: a write of its state file ends */
-	ITEM_VOTE,   /* node: its quarantine may be over */
+	ITEM_VOTE,   /* node: it may begin to ask, or to vote */
 	ITEM_START,  /* node */
 	ITEM_CUT,    /* node, idx: the link is noticed to be dead */
 	ITEM_MEND,   /* node, idx */
@@ -93,6 +94,7 @@ struct disk {
 	bool valid[2];
 	uint32_t seq[2];
 	uint64_t ceiling_n[2];
+	bool clean[2];  /* written by a node that stopped in good order and held nothing */
 	uint64_t old_n; /* a copy made some time ago */
 };
 
@@ -105,18 +107,20 @@ struct node {
 	struct clock slow, fast, mclk;
 	int64_t wall_skew_us;
 	uint32_t life;
-	bool up, voting, wants_vote;
+	bool up;
 	uint64_t paused_until, slow_ns;
-	uint64_t vote_at_slow;
 	uint64_t timer_at;
 	uint32_t timer_gen;
 	uint32_t linked[NODES_MAX + 1]; /* life of the peer it is linked with; 0: not */
+	uint64_t unlinked_at[NODES_MAX + 1];
 	/* the control thread */
 	struct disk disk;
-	bool has_file, file_loaded;
-	uint64_t loaded_n, durable_n, asked_n, writing_n, floor_n;
+	bool has_file;
+	struct restart restart;
+	uint64_t loaded_n, durable_n, asked_n, writing_n;
 	/* what the judges know */
 	uint64_t accepted_n;      /* highest ballot ever live here, whatever the incarnation */
+	uint64_t forgotten_n;     /* the same up to the last start */
 	uint64_t maxn[KEYS_MAX];  /* of this incarnation */
 	struct shard_node *shard; /* shard level only */
 };
@@ -128,7 +132,7 @@ struct mail {
 	uint16_t next_free;
 	uint8_t from, to;
 	uint8_t key;
-	uint8_t data[16]; /* value and name */
+	uint8_t data[KEYS_MAX * 128]; /* value and name; a report of all keys fits */
 };
 
 /* ---- clients ---- */
@@ -214,7 +218,7 @@ struct key {
 
 struct sums {
 	uint64_t runs, events, faults[16], answers, outcomes[16], grants, lost, dropped_old,
-		crashes;
+		crashes, stops, clean_starts, syncs, fallbacks, shadows, healed;
 	uint64_t linear_ops, linear_states, linear_given_up, sim_ns, leases_judged;
 };
 
@@ -302,13 +306,24 @@ void node_timer(struct world *w, const struct item *it);
 void node_start(struct world *w, unsigned id);
 void node_first_boot(struct world *w, unsigned id);
 void node_crash(struct world *w, unsigned id);
-void node_vote(struct world *w, unsigned id);
+/* Stop in good order: SIGTERM, and a start some time later. */
+void node_stop(struct world *w, unsigned id);
+/* What src/node/control.c does at each turn. */
+void node_control(struct world *w, unsigned id);
 void node_may_vote(struct world *w, const struct item *it);
+static inline bool node_votes(const struct world *w, unsigned id, uint64_t hash)
+{
+	const struct node *n = &w->node[id];
+	return n->up && slot_votes(n->engine, slot_of(n->engine, hash));
+}
 void node_memory(struct world *w, unsigned id);
 uint64_t node_wall_n(const struct world *w, unsigned id);
 
 /* ---- disk.c ---- */
-bool disk_load(const struct disk *d, uint64_t *ret_n);
+bool disk_load(const struct disk *d, uint64_t *ret_n, bool *ret_clean);
+void disk_keep_clean(struct disk *d, uint64_t n);
+/* The stop in good order counts once. */
+void disk_forget_clean(struct disk *d);
 void disk_want(struct world *w, unsigned id);
 void disk_done(struct world *w, const struct item *it);
 void disk_crash(struct world *w, unsigned id);

@@ -33,7 +33,7 @@ void trace_line(struct world *w, const char *format, ...)
 const char *msg_name(const struct msg *m)
 {
 	static const char *const names[] = {"?", "TRYLOCK", "RELEASE", "ABORT", "CONFIRM", "QUERY",
-		"EXTEND", "PREPARE", "ACCEPT", "READ", "REPLY"};
+		"EXTEND", "PREPARE", "ACCEPT", "READ", "SYNC", "REPLY"};
 	return m->type <= MSG_TYPE_MAX ? names[m->type] : names[0];
 }
 

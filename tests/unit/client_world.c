@@ -62,6 +62,7 @@ void peers_info(const struct shard *s, uint8_t node, struct peer_info *ret)
 {
 	*ret = (struct peer_info){.linked = node == 2 && s->cfg.index == 1,
 		.status = NODE_ACTIVE,
+		.slots_voting = 63,
 		.links = node == 2 ? 1 : 0,
 		.heard_ago_ns = 7000000};
 }
@@ -330,7 +331,8 @@ int world_setup(void **state)
 			.mclk = 1000000000000, .fast = 5000, .wall_us = 1700000000123456};
 		s->started_mclk = s->now.mclk;
 		s->clients = clients_new(s);
-		w.stats[i] = (struct engine_stats){.status = NODE_ACTIVE, .leases = 10 + i};
+		w.stats[i] = (struct engine_stats){
+			.status = NODE_ACTIVE, .slots = 32, .slots_voting = 32, .leases = 10 + i};
 	}
 	return w.ops == NULL || w.mesh == NULL;
 }

@@ -256,6 +256,21 @@ void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n)
 	step(f, id, &(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, floor_n}});
 }
 
+void fixture_resync(struct fixture *f, unsigned id)
+{
+	const struct engine_config *c = &f->node[id].cfg;
+	fixture_crash(f, id);
+	fixture_restart(f, id);
+	fixture_run_ms(f, engine_restart_wait_ns(c->attempt_ms, c->drift_ppm) / NS_PER_MS + 1);
+	fixture_status(f, id, NODE_RESYNC);
+}
+
+void fixture_missed(struct fixture *f, unsigned id)
+{
+	step(f, id, &(struct event){.type = EV_MISSED});
+	fixture_settle(f);
+}
+
 void fixture_cut(struct fixture *f, unsigned a, unsigned b, bool cut)
 {
 	f->cut[a][b] = f->cut[b][a] = cut;

@@ -80,6 +80,10 @@ void fixture_run_ms(struct fixture *f, uint64_t ms);
 void fixture_crash(struct fixture *f, unsigned id);
 void fixture_restart(struct fixture *f, unsigned id);
 void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n);
+/* Crash and restart, wait T_wait, and ask the others (NODE_RESYNC). */
+void fixture_resync(struct fixture *f, unsigned id);
+/* Nothing was heard of the others for a while (EV_MISSED). */
+void fixture_missed(struct fixture *f, unsigned id);
 /* Cut or mend both directions. */
 void fixture_cut(struct fixture *f, unsigned a, unsigned b, bool cut);
 void fixture_link(struct fixture *f, unsigned a, unsigned b, bool up);

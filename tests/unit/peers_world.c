@@ -55,6 +55,12 @@ void engine_stats(const struct engine *e, struct engine_stats *ret)
 	*ret = (struct engine_stats){.ops = e->rounds};
 }
 
+bool engine_holds_nothing(const struct engine *e, uint64_t *ret_top_n)
+{
+	*ret_top_n = e->hlc;
+	return true;
+}
+
 void engine_hlc_merge(struct engine *e, uint64_t n)
 {
 	e->hlc = n > e->hlc ? n : e->hlc;

@@ -436,15 +436,18 @@ static void test_client_commands_gathers_from_all_threads(void **state)
 	say(x, "NODES");
 	turns(2);
 	expect_start(x,
-		"*10\r\n$5\r\nepoch\r\n:5\r\n$6\r\nquorum\r\n:2\r\n$7\r\nmasters\r\n*3\r\n"
+		"*12\r\n$5\r\nepoch\r\n:5\r\n$5\r\nslots\r\n:64\r\n$6\r\nquorum\r\n:2\r\n$"
+		"7\r\nmasters\r\n*3\r\n"
 		":1\r\n:2\r\n:3\r\n$8\r\nreplicas\r\n*0\r\n$5\r\nnodes\r\n*3\r\n"
-		"*14\r\n$2\r\nid\r\n:1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$5\r\nstate\r\n$6\r\n"
-		"active\r\n$7\r\naddress\r\n$14\r\n127.0.0.1:7501\r\n$12\r\nremaining-ms\r\n"
+		"*16\r\n$2\r\nid\r\n:1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$5\r\nstate\r\n$6\r\n"
+		"active\r\n$12\r\nslots-voting\r\n:64\r\n$7\r\naddress\r\n$14\r\n127.0.0.1:"
+		"7501\r\n$12\r\nremaining-ms\r\n"
 		":0\r\n$5\r\nlinks\r\n:0\r\n$8\r\nheard-ms\r\n:0\r\n"
-		"*14\r\n$2\r\nid\r\n:2\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$5\r\nstate\r\n$6\r\n"
-		"active\r\n$7\r\naddress\r\n$14\r\n127.0.0.1:7502\r\n$12\r\nremaining-ms\r\n"
+		"*16\r\n$2\r\nid\r\n:2\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$5\r\nstate\r\n$6\r\n"
+		"active\r\n$12\r\nslots-voting\r\n:63\r\n$7\r\naddress\r\n$14\r\n127.0.0.1:"
+		"7502\r\n$12\r\nremaining-ms\r\n"
 		":0\r\n$5\r\nlinks\r\n:2\r\n$8\r\nheard-ms\r\n:7\r\n"
-		"*14\r\n$2\r\nid\r\n:3\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$5\r\nstate\r\n$4\r\n"
+		"*16\r\n$2\r\nid\r\n:3\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$5\r\nstate\r\n$4\r\n"
 		"down\r\n");
 	say(x, "INFO");
 	turns(2);
@@ -459,7 +462,7 @@ static void test_client_commands_gathers_from_all_threads(void **state)
 	say(x, "INFO Replication");
 	turns(2);
 	expect(x, "$50\r\n# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n\r\n");
-	w.stats[1].status = NODE_QUARANTINE;
+	w.stats[1].slots_voting = 31; /* one is being synchronised */
 	say(x, "DBSIZE");
 	turns(2);
 	expect_start(x, "-NOTREADY this node has no copy");

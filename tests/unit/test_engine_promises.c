@@ -146,7 +146,7 @@ static void test_extend_drops_the_answers_against_a_promise(void **state)
 	(void)state;
 	for (unsigned twist = 0; twist < 2; twist++) {
 		struct fixture *f = fixture_new(3, NULL);
-		fixture_status(f, 1, NODE_RESYNC); /* coordinates only */
+		fixture_status(f, 1, NODE_QUARANTINE); /* coordinates only */
 		fixture_lose(f, 1, 3, MSG_TRYLOCK);
 		fixture_lose(f, 1, 0, MSG_ABORT);
 		fixture_lose(f, 2, 1, MSG_QUERY);

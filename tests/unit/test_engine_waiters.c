@@ -218,7 +218,7 @@ static void test_idempotent_lock_gone_meanwhile_is_a_new_one(void **state)
 	(void)state;
 	struct fixture *f = fixture_new(3, NULL);
 	uint64_t token = result_of(f, fixture_lock(f, 1, "k", "x", 60000))->token;
-	fixture_status(f, 2, NODE_RESYNC); /* so that 2 asks and does not know */
+	fixture_status(f, 2, NODE_QUARANTINE); /* so that 2 asks and does not know */
 	fixture_delay(f, 2, 0, MSG_EXTEND);
 	uint64_t tag = idempotent(f, 2, "x", false, 0);
 	fixture_status(f, 2, NODE_ACTIVE);

@@ -1,4 +1,5 @@
 #include "wire/frame.h"
+#include "wire/sync.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -28,6 +29,7 @@ static const struct frame_header header_sample = {
 	.echo_mclk = 987654321,
 	.held_ns = 55,
 	.hlc_n = BALLOT_MAX,
+	.slots_voting = SLOTS_MAX,
 	.src_node = 255,
 	.status = NODE_NONMEMBER,
 };
@@ -44,6 +46,7 @@ static void assert_header_equal(const struct frame_header *a, const struct frame
 	assert_int_equal(a->echo_mclk, b->echo_mclk);
 	assert_int_equal(a->held_ns, b->held_ns);
 	assert_int_equal(a->hlc_n, b->hlc_n);
+	assert_int_equal(a->slots_voting, b->slots_voting);
 	assert_int_equal(a->src_node, b->src_node);
 	assert_int_equal(a->status, b->status);
 }
@@ -86,13 +89,14 @@ static void test_frame_header_refuses_what_is_no_frame(void **state)
 	} wrong[] = {
 		{0, 4, 0}, {0, 4, 0x464b434d}, /* magic */
 		{4, 4, 0}, {4, 4, FRAME_HEADER_BYTES - 1}, {4, 4, FRAME_MAX_BYTES + 1},
-		{4, 4, UINT32_MAX}, {4, 4, FRAME_HEADER_BYTES},     /* length */
-		{8, 4, 0}, {8, 4, 5}, {8, 4, UINT32_MAX},           /* count for 100 bytes */
-		{12, 1, 0},                                         /* node */
-		{13, 1, 0}, {13, 1, NODE_NONMEMBER + 1},            /* status */
-		{14, 2, 1}, {80, 8, 1}, {88, 8, UINT64_C(1) << 63}, /* reserved */
-		{64, 8, UINT64_C(1) << 62},                         /* held_ns */
-		{72, 8, BALLOT_MAX + 1}, {72, 8, UINT64_MAX},       /* hlc_n */
+		{4, 4, UINT32_MAX}, {4, 4, FRAME_HEADER_BYTES}, /* length */
+		{8, 4, 0}, {8, 4, 5}, {8, 4, UINT32_MAX},       /* count for 100 bytes */
+		{12, 1, 0},                                     /* node */
+		{13, 1, 0}, {13, 1, NODE_NONMEMBER + 1},        /* status */
+		{14, 2, SLOTS_MAX + 1},                         /* slots_voting */
+		{80, 8, 1}, {88, 8, UINT64_C(1) << 63},         /* reserved */
+		{64, 8, UINT64_C(1) << 62},                     /* held_ns */
+		{72, 8, BALLOT_MAX + 1}, {72, 8, UINT64_MAX},   /* hlc_n */
 	};
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
 		uint8_t bytes[FRAME_HEADER_BYTES + 100] = {0};
@@ -150,6 +154,10 @@ static struct msg msg_of(enum msg_type type)
 		break;
 	case MSG_READ:
 		break;
+	case MSG_SYNC:
+		m.flags = MSG_ONE_KEY;
+		m.cursor = UINT64_MAX;
+		break;
 	case MSG_REPLY:
 		m.req_type = MSG_READ;
 		m.verdict = VERDICT_FREE;
@@ -184,6 +192,7 @@ static void assert_msg_equal(const struct msg *a, const struct msg *b)
 	assert_int_equal(a->remaining_ns, b->remaining_ns);
 	assert_int_equal(a->held_ns, b->held_ns);
 	assert_int_equal(a->lease_ms, b->lease_ms);
+	assert_int_equal(a->cursor, b->cursor);
 	assert_bytes_equal(a->key, b->key);
 	assert_bytes_equal(a->value, b->value);
 	assert_bytes_equal(a->name, b->name);
@@ -230,7 +239,7 @@ static void test_frame_msg_of_every_type_survives_the_wire(void **state)
 	}
 }
 
-static uint8_t blob[VALUE_MAX_BYTES];
+static uint8_t blob[SYNC_BODY_MAX_BYTES + 1];
 
 static void test_frame_msg_with_every_field_at_its_limit_survives(void **state)
 {
@@ -253,10 +262,23 @@ static void test_frame_msg_with_every_field_at_its_limit_survives(void **state)
 		.remaining_ns = SPAN_MAX_NS,
 		.held_ns = SPAN_MAX_NS,
 		.lease_ms = LEASE_MAX_MS,
+		.cursor = UINT64_MAX,
 		.value = bytes_of(blob, VALUE_MAX_BYTES),
 		.name = bytes_of(blob, CLIENT_NAME_MAX_BYTES),
 	};
 	assert_survives(&m);
+	/* Only a report may hold more than a value. */
+	m.req_type = MSG_SYNC;
+	m.value = bytes_of(blob, SYNC_BODY_MAX_BYTES);
+	assert_survives(&m);
+	struct buf b;
+	buf_init(&b, 0);
+	m.value.len++;
+	expect_assert_failure(msg_encode(&b, &m));
+	m.req_type = MSG_READ;
+	m.value.len = VALUE_MAX_BYTES + 1;
+	expect_assert_failure(msg_encode(&b, &m));
+	buf_fini(&b);
 }
 
 /* Every subset of the optional fields, with values from a fixed seed. */
@@ -265,7 +287,7 @@ static void test_frame_msg_with_any_set_of_fields_survives(void **state)
 	(void)state;
 	struct prng r;
 	prng_seed(&r, 20201);
-	for (unsigned set = 0; set < 1 << 11; set++) {
+	for (unsigned set = 0; set < 1 << 12; set++) {
 		struct msg m = msg_of(MSG_REPLY);
 		if (set & 1)
 			m.uid = (struct ballot){prng_below(&r, BALLOT_MAX), 1 + prng_next(&r) / 2};
@@ -289,6 +311,8 @@ static void test_frame_msg_with_any_set_of_fields_survives(void **state)
 			m.value = bytes_of(blob, 1 + prng_below(&r, 20));
 		if (set & 1024)
 			m.name = bytes_of(blob, 1 + prng_below(&r, CLIENT_NAME_MAX_BYTES));
+		if (set & 2048)
+			m.cursor = 1 + prng_next(&r) / 2;
 		m.flags = (uint8_t)prng_below(&r, MSG_FLAGS_ALL + 1);
 		assert_survives(&m);
 	}

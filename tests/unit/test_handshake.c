@@ -26,7 +26,6 @@ static int setup(void **state)
 		.max_lease_ms = 60000,
 		.attempt_ms = 1000,
 		.drift_ppm = 1000,
-		.quarantine_ns = UINT64_C(61132124000),
 		.n_masters = 3,
 		.masters = {1, 2, 3},
 		.cluster = "orders",
@@ -102,8 +101,8 @@ static void test_handshake_takes_a_coordinator_that_is_no_master(void **state)
 
 static void test_handshake_each_difference_is_named(void **state)
 {
-	hello.version = 2;
-	assert_refused("node 2 speaks peer protocol 2, node 1 speaks 1");
+	hello.version = PROTOCOL_VERSION + 1;
+	assert_refused("node 2 speaks peer protocol 3, node 1 speaks 2");
 	(void)snprintf(hello.cluster, sizeof hello.cluster, "bills");
 	assert_refused("node 2 belongs to cluster \"bills\", node 1 to \"orders\"");
 	hello.node = 1;
@@ -142,8 +141,10 @@ static void test_handshake_dialled_the_wrong_node(void **state)
 
 static void test_handshake_first_boot_of_a_known_node(void **state)
 {
-	const char *sentence = "node 2 was active in this cluster before: start it without "
-			       "--new-cluster (it will wait 62 s), or give it a new id";
+	const char *sentence =
+		"node 2 was active in this cluster before: start it without "
+		"--new-cluster (then it asks the others what it has forgotten), or give it "
+		"a new id";
 	hello.first_boot = true;
 	assert_int_equal(check(), 0);
 	handshake_note(&us, &hello, 0);
@@ -161,6 +162,43 @@ static void test_handshake_first_boot_of_a_known_node(void **state)
 	hello.first_boot = true;
 	hello.inc = 444;
 	assert_int_equal(check(), -EPROTO);
+}
+
+/* A node that stopped in good order names the life that it had then; whoever has seen a later one
+ * knows that its state file is an old copy. */
+static void test_handshake_a_stop_in_good_order_has_to_be_the_last_one(void **state)
+{
+	const char *sentence =
+		"the state file of node 2 is an old copy: it has run again since the "
+		"stop that the file tells of";
+	hello.after_inc = 7;
+	assert_int_equal(check(), 0); /* nobody here has seen it before */
+	hello.after_inc = 0;
+	handshake_note(&us, &hello, 0);
+	handshake_forget(&us, 2, 0, 222);
+	hello.inc = 333;
+	hello.after_inc = 222;
+	assert_int_equal(check(), 0);
+	handshake_note(&us, &hello, 0);
+	assert_int_equal(check(), 0); /* its second link */
+	handshake_forget(&us, 2, 0, 333);
+	hello.inc = 444;
+	assert_int_equal(check(), -EPROTO);
+	assert_string_equal(why, sentence);
+
+	struct hello no;
+	handshake_refusal(&us, 1, why, &no);
+	them.after_inc = 222;
+	assert_true(handshake_outdated(&them, &no));
+	assert_false(handshake_fatal(&them, &no));
+	them.after_inc = 0;
+	assert_false(handshake_outdated(&them, &no));
+	them.after_inc = 222;
+	(void)snprintf(no.cluster, sizeof no.cluster, "bills");
+	assert_false(handshake_outdated(&them, &no));
+	/* Without the claim it is welcome. */
+	hello.after_inc = 0;
+	assert_int_equal(check(), 0);
 }
 
 static void test_handshake_two_nodes_of_one_id(void **state)
@@ -230,6 +268,8 @@ int main(void)
 		cmocka_unit_test_setup(test_handshake_each_difference_is_named, setup),
 		cmocka_unit_test_setup(test_handshake_dialled_the_wrong_node, setup),
 		cmocka_unit_test_setup(test_handshake_first_boot_of_a_known_node, setup),
+		cmocka_unit_test_setup(
+			test_handshake_a_stop_in_good_order_has_to_be_the_last_one, setup),
 		cmocka_unit_test_setup(test_handshake_two_nodes_of_one_id, setup),
 		cmocka_unit_test_setup(test_handshake_only_that_refusal_is_fatal, setup),
 	};

@@ -28,6 +28,7 @@ static const struct hello sample = {
 	.mclk = 6,
 	.echo_mclk = 7,
 	.held_ns = 8,
+	.after_inc = 0xfedcba0987654321,
 	.max_lease_ms = 60000,
 	.attempt_ms = 500,
 	.drift_ppm = 1000,
@@ -40,7 +41,7 @@ static const struct hello sample = {
 enum {
 	AT_BODY = 12,
 	AT_FIXED = AT_BODY + 5,
-	AT_MASTERS = AT_FIXED + 64,
+	AT_MASTERS = AT_FIXED + 72,
 	AT_CLUSTER = AT_MASTERS + 3
 };
 
@@ -55,6 +56,7 @@ static void assert_hello_equal(const struct hello *a, const struct hello *b)
 	assert_int_equal(a->threads, b->threads);
 	assert_int_equal(a->slots, b->slots);
 	assert_int_equal(a->inc, b->inc);
+	assert_int_equal(a->after_inc, b->after_inc);
 	assert_int_equal(a->epoch, b->epoch);
 	assert_int_equal(a->mclk, b->mclk);
 	assert_int_equal(a->echo_mclk, b->echo_mclk);

@@ -314,20 +314,6 @@ static void test_options_help_wins_and_fits(void **state)
 	free(text);
 }
 
-/* protocol.md 2.1 with its defaults: 60.120120 s + 1.002002 s + 10 ms. */
-static void test_options_quarantine(void **state)
-{
-	assert_int_equal(load(""), 0);
-	assert_true(config_quarantine_ns(&cfg) == UINT64_C(61132124000));
-	assert_int_equal(load("--drift-ppm 0"), 0);
-	assert_true(config_quarantine_ns(&cfg) == UINT64_C(61010000000));
-	/* T_tomb is longer than that of a short lease: 4 s times kappa. */
-	assert_int_equal(load("--max-lease 100"), 0);
-	assert_true(config_quarantine_ns(&cfg) == UINT64_C(4008010000));
-	assert_int_equal(load("--max-lease 24000s --drift-ppm 100000 --attempt-time 60s"), 0);
-	assert_true(config_quarantine_ns(&cfg) == UINT64_C(29406676668000));
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -346,7 +332,6 @@ int main(void)
 		cmocka_unit_test(test_options_file_errors_name_the_line),
 		cmocka_unit_test(test_options_bad_file_value_is_not_hidden_by_a_flag),
 		cmocka_unit_test(test_options_help_wins_and_fits),
-		cmocka_unit_test(test_options_quarantine),
 	};
 	int fd = mkstemp(file_path);
 	if (fd < 0)

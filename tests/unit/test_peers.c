@@ -269,6 +269,56 @@ static void test_peers_beat_when_quiet_and_drop_the_silent(void **state)
 	node_fini(&n);
 }
 
+static unsigned missed_events(struct node *n, unsigned thread)
+{
+	const struct engine *e = engine_of(n, thread);
+	unsigned found = 0;
+	for (unsigned i = 0; i < e->seen_n; i++)
+		found += e->seen[i].type == EV_MISSED;
+	return found;
+}
+
+static void send_with_age(struct raw *r, uint64_t age_ns)
+{
+	r->h.echo_mclk = node_ns(r->n) - age_ns;
+	r->h.held_ns = 0;
+	raw_send(r);
+	node_loops(r->n, 2);
+}
+
+/* For a second and three attempts nothing fresh was heard of a peer that lived all the while. */
+static void test_peers_notice_that_something_was_missed(void **state)
+{
+	struct node n;
+	struct raw r;
+	node_init(&n, 1, 2);
+	raw_connect(&r, &n, 0, 1);
+	send_with_age(&r, 0);
+	world_ns += 4000 * MS;
+	send_with_age(&r, 0);
+	assert_int_equal(missed_events(&n, 0), 0);
+	world_ns += 4001 * MS;
+	send_with_age(&r, 1001 * MS); /* what lay about while we stood still */
+	assert_int_equal(missed_events(&n, 0), 0);
+	send_with_age(&r, 1 * MS);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(missed_events(&n, i), 1);
+	send_with_age(&r, 1 * MS);
+	assert_int_equal(missed_events(&n, 0), 1);
+
+	/* Somebody who was not there has done nothing. */
+	world_ns += 5000 * MS;
+	int fd = new_stream();
+	struct raw next = {.n = &n, .end = &ends[fd], .h = r.h};
+	next.h.src_inc = RAW_INC + 1;
+	adopt(&n, fd, RAW_ID, RAW_INC + 1, 0, 1);
+	node_loops(&n, 1);
+	send_with_age(&next, 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(missed_events(&n, i), 1);
+	node_fini(&n);
+}
+
 static void test_peers_replace_a_link(void **state)
 {
 	struct node n;
@@ -671,6 +721,7 @@ int main(void)
 		T(test_peers_survive_noise_in_frames),
 		T(test_peers_take_frames_in_pieces),
 		T(test_peers_beat_when_quiet_and_drop_the_silent),
+		T(test_peers_notice_that_something_was_missed),
 		T(test_peers_replace_a_link),
 		T(test_peers_refuse_a_link_of_another_thread),
 		T(test_peers_reach_each_shard_over_one_link),

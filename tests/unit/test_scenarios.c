@@ -149,7 +149,7 @@ static void test_s8_extend_never_overwrites(void **state)
 	fixture_run_ms(f, 500);
 	fixture_delay(f, 2, 0, MSG_EXTEND);
 	fixture_delay(f, 0, 2, MSG_EXTEND);
-	fixture_status(f, 2, NODE_RESYNC); /* its own copy takes no part */
+	fixture_status(f, 2, NODE_QUARANTINE); /* its own copy takes no part */
 	uint64_t extend = fixture_extend(f, 2, "k", "x", 20000);
 	fixture_status(f, 2, NODE_ACTIVE);
 	fixture_run_ms(f, 502);

@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
+#include "base/hash.h"
 #include "node/state_file.h"
 
 enum { SECOND_SLOT = 4096, SLOT = 512 };
@@ -34,6 +36,7 @@ static const struct state sample = {
 	.drift_ppm = 1000,
 	.epoch = 1,
 	.ceiling_n = 1000,
+	.inc = 77,
 };
 
 static int setup(void **state)
@@ -78,6 +81,8 @@ static void assert_same(const struct state *a, const struct state *b)
 {
 	assert_int_equal(state_check(a, b, path, why, sizeof why), 0);
 	assert_true(a->ceiling_n == b->ceiling_n);
+	assert_true(a->inc == b->inc);
+	assert_int_equal(a->clean, b->clean);
 }
 
 static void test_state_file_round_trip(void **state)
@@ -105,6 +110,80 @@ static void test_state_file_extremes_round_trip(void **state)
 	assert_int_equal(open_it(), STATE_LOADED);
 	assert_same(&found, &s);
 	state_file_close(&file);
+}
+
+/* Good order is noted in one slot; the start after it writes both, so that no damage to the newer
+ * one brings the note back. */
+static void test_state_file_good_order_is_told_once(void **state)
+{
+	struct state s = sample;
+	write_times(2);
+	assert_int_equal(open_it(), STATE_LOADED);
+	s.clean = true;
+	assert_int_equal(state_file_write(&file, &s), 0);
+	state_file_close(&file);
+	assert_int_equal(open_it(), STATE_LOADED);
+	assert_same(&found, &s);
+	s.clean = false;
+	assert_int_equal(state_file_write(&file, &s), 0);
+	assert_int_equal(state_file_write(&file, &s), 0);
+	state_file_close(&file);
+	for (off_t slot = 0; slot < 2; slot++) {
+		damage(slot * SECOND_SLOT + 40);
+		assert_int_equal(open_it(), STATE_LOADED);
+		assert_false(found.clean);
+		state_file_close(&file);
+		damage(slot * SECOND_SLOT + 40); /* and whole again */
+	}
+}
+
+static void rewrite(void (*change)(uint8_t *slot))
+{
+	uint8_t slot[SLOT];
+	int fd = open(path, O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, slot, SLOT, 0), SLOT);
+	change(slot);
+	uint64_t sum = hash_bytes(bytes_of(slot, SLOT - 8));
+	memcpy(slot + SLOT - 8, &sum, sizeof sum);
+	assert_int_equal(pwrite(fd, slot, SLOT, 0), SLOT);
+	assert_int_equal(close(fd), 0);
+}
+
+static void to_version_1(uint8_t *slot)
+{
+	slot[8] = 1;
+	memset(slot + 144, 0, 9);
+}
+
+static void to_unknown_flag(uint8_t *slot)
+{
+	slot[152] = 2;
+}
+
+static void to_clean_of_nobody(uint8_t *slot)
+{
+	memset(slot + 144, 0, 8);
+	slot[152] = 1;
+}
+
+/* Files of the first version have no incarnation, and told nothing of good order. */
+static void test_state_file_of_version_1_is_read(void **state)
+{
+	write_times(1);
+	rewrite(to_version_1);
+	assert_int_equal(open_it(), STATE_LOADED);
+	assert_true(found.ceiling_n == 1 && found.inc == 0 && !found.clean);
+	state_file_close(&file);
+}
+
+static void test_state_file_flags_are_checked(void **state)
+{
+	write_times(1);
+	rewrite(to_unknown_flag);
+	assert_int_equal(open_it(), -EBADMSG);
+	rewrite(to_clean_of_nobody);
+	assert_int_equal(open_it(), -EBADMSG);
 }
 
 static void test_state_file_empty_is_fresh_again(void **state)
@@ -286,6 +365,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_state_file_round_trip, setup),
 		cmocka_unit_test_setup(test_state_file_extremes_round_trip, setup),
+		cmocka_unit_test_setup(test_state_file_good_order_is_told_once, setup),
+		cmocka_unit_test_setup(test_state_file_of_version_1_is_read, setup),
+		cmocka_unit_test_setup(test_state_file_flags_are_checked, setup),
 		cmocka_unit_test_setup(test_state_file_empty_is_fresh_again, setup),
 		cmocka_unit_test_setup(test_state_file_newest_wins, setup),
 		cmocka_unit_test_setup(test_state_file_writes_go_on_after_reopening, setup),

@@ -16,7 +16,7 @@ _Noreturn void check_fail(const char *condition, const char *file, int line)
 	abort();
 }
 
-enum { KEEP = 1000, SLOTS = 16 };
+enum { KEEP = 1000, SLOTS = 16, SLOT = 2 };
 
 static void *tombs_new(struct tombs *t, uint64_t max_entries, uint64_t now_ns)
 {
@@ -52,7 +52,7 @@ static void test_tomb_lives_one_to_two_keeps(void **state)
 	assert_int_equal(tombs_floor(&t, 2), 0);
 	assert_int_equal(tombs_count(&t), 0);
 	assert_int_equal(tombs_next_ns(&t), UINT64_MAX);
-	assert_false(tombs_forgot_early(&t, 7000));
+	assert_false(tombs_forgot_early(&t, SLOT, 7000));
 	tombs_validate(&t);
 	free(mem);
 }
@@ -114,19 +114,19 @@ static void test_tomb_full_folds_early_and_says_so(void **state)
 	assert_int_equal(tombs_count(&t), 10);
 	/* The older generation is empty: nothing is forgotten yet. */
 	tombs_put(&t, 11, 2, 111, 6);
-	assert_false(tombs_forgot_early(&t, 6));
+	assert_false(tombs_forgot_early(&t, SLOT, 6));
 	assert_int_equal(tombs_count(&t), 11);
 	assert_int_equal(tombs_get(&t, 1), 101);
 	for (uint64_t i = 12; i <= 20; i++)
 		tombs_put(&t, i, 2, 100 + i, 7);
 	tombs_put(&t, 20, 2, 125, 7); /* no new entry: needs no room */
-	assert_false(tombs_forgot_early(&t, 7));
+	assert_false(tombs_forgot_early(&t, SLOT, 7));
 	tombs_validate(&t);
 
 	tombs_put(&t, 3, 2, 1, 8);
-	assert_true(tombs_forgot_early(&t, 8));
-	assert_true(tombs_forgot_early(&t, 1007));
-	assert_false(tombs_forgot_early(&t, 1008));
+	assert_true(tombs_forgot_early(&t, SLOT, 8));
+	assert_true(tombs_forgot_early(&t, SLOT, 1007));
+	assert_false(tombs_forgot_early(&t, SLOT, 1008));
 	assert_int_equal(tombs_get(&t, 1), 0);
 	assert_int_equal(tombs_get(&t, 3), 103); /* what it had moved on */
 	assert_int_equal(tombs_get(&t, 20), 125);
@@ -147,7 +147,7 @@ static void test_tomb_crowded_segment_folds_early(void **state)
 		tombs_put(&t, i, 0, i, 5);
 		assert_int_equal(tombs_get(&t, i), i);
 	}
-	assert_true(tombs_forgot_early(&t, 5));
+	assert_true(tombs_forgot_early(&t, SLOT, 5));
 	assert_true(tombs_floor(&t, 0) > 0);
 	tombs_validate(&t);
 	free(mem);
@@ -161,11 +161,46 @@ static void test_tomb_floors_are_raised_for_a_restart(void **state)
 	tombs_put(&t, 1, 0, 500, 0);
 	tombs_tick(&t, 1000);
 	tombs_tick(&t, 2000);
-	tombs_raise_floors(&t, 300);
+	for (uint16_t slot = 0; slot < SLOTS; slot++)
+		tombs_raise_floor(&t, slot, 300);
 	assert_int_equal(tombs_floor(&t, 0), 500);
 	assert_int_equal(tombs_floor(&t, SLOTS - 1), 300);
-	tombs_raise_floors(&t, 200);
+	tombs_raise_floor(&t, 1, 200);
 	assert_int_equal(tombs_floor(&t, 1), 300);
+	free(mem);
+}
+
+/* What others have folded may be young: until it would be old, no key is called never seen. */
+static void test_tomb_a_floor_of_others_is_no_forgetting(void **state)
+{
+	(void)state;
+	struct tombs t;
+	void *mem = tombs_new(&t, 10, 0);
+	tombs_take_floor(&t, 3, 300, 50);
+	assert_int_equal(tombs_floor(&t, 3), 300);
+	assert_true(tombs_forgot_early(&t, 3, 50));
+	assert_true(tombs_forgot_early(&t, 3, 50 + KEEP - 1));
+	assert_false(tombs_forgot_early(&t, 3, 50 + KEEP));
+	assert_false(tombs_forgot_early(&t, 4, 50));
+	free(mem);
+}
+
+static void test_tomb_top_covers_graves_and_floor(void **state)
+{
+	(void)state;
+	struct tombs t;
+	void *mem = tombs_new(&t, 10, 0);
+	assert_int_equal(tombs_top(&t, 3), 0);
+	tombs_put(&t, 1, 3, 40, 0);
+	assert_int_equal(tombs_top(&t, 3), 40);
+	tombs_put(&t, 2, 3, 30, 1000); /* the next generation */
+	assert_int_equal(tombs_top(&t, 3), 40);
+	tombs_tick(&t, 2000);
+	assert_int_equal(tombs_floor(&t, 3), 40);
+	assert_int_equal(tombs_top(&t, 3), 40);
+	tombs_raise_floor(&t, 3, 90);
+	assert_int_equal(tombs_top(&t, 3), 90);
+	assert_int_equal(tombs_top(&t, 4), 0);
 	free(mem);
 }
 
@@ -213,7 +248,7 @@ static void run_model(uint64_t seed, uint64_t max_entries, bool expect_early)
 		assert_true(tombs_get(&t, hash) >= n);
 		if (prng_below(&r, 4) == 0)
 			tombs_tick(&t, now);
-		announced += tombs_forgot_early(&t, now);
+		announced += tombs_forgot_early(&t, SLOT, now);
 		if (step % 50 != 0)
 			continue;
 		tombs_validate(&t);
@@ -225,7 +260,7 @@ static void run_model(uint64_t seed, uint64_t max_entries, bool expect_early)
 			assert_true(
 				got >= graves[k].n || tombs_floor(&t, k % SLOTS) >= graves[k].n);
 			if (graves[k].n != 0 && now - graves[k].at_ns < KEEP &&
-				!tombs_forgot_early(&t, now))
+				!tombs_forgot_early(&t, SLOT, now))
 				assert_int_not_equal(got, 0);
 		}
 		for (uint16_t i = 0; i < SLOTS; i++) {
@@ -255,6 +290,8 @@ int main(void)
 		cmocka_unit_test(test_tomb_full_folds_early_and_says_so),
 		cmocka_unit_test(test_tomb_crowded_segment_folds_early),
 		cmocka_unit_test(test_tomb_floors_are_raised_for_a_restart),
+		cmocka_unit_test(test_tomb_a_floor_of_others_is_no_forgetting),
+		cmocka_unit_test(test_tomb_top_covers_graves_and_floor),
 		cmocka_unit_test(test_tomb_refuses_misuse),
 		cmocka_unit_test(test_tomb_agrees_with_a_list),
 	};

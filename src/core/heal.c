@@ -1,0 +1,284 @@
+/* A master that missed something asks the others, key by key (protocol.md 2.8, key RESYNC): the
+ * vote that did not arrive, the refusal for the sake of a promise that came to nothing, what went
+ * by while it was cut off.
+ *
+ * First it looks whether enough others hold the key at all, and changes nothing. Then it stops
+ * voting on the key for T_wait, so that no RELEASE that it has acknowledged counts in a certificate
+ * that is still running, asks once more, and has the key again when blk others hold one instance.
+ * It has lost no memory, so it may give up at any time and be as it was. */
+#include <string.h>
+
+#include "core/internal.h"
+
+enum { LATER_PARTS = 4 }; /* HEAL_LATER: T_att over this; most of what was missed is gone by then */
+
+static struct heal *heal_at(const struct engine *e, uint32_t ref)
+{
+	return (struct heal *)(void *)(e->heals + (size_t)(ref - 1) * sizeof(struct heal));
+}
+
+static uint32_t ref_of(const struct engine *e, const struct heal *h)
+{
+	return (uint32_t)(h - heal_at(e, 1)) + 1;
+}
+
+void heals_init(struct engine *e)
+{
+	wheel_init(&e->heal_wheel, e->heals - sizeof(struct heal), sizeof(struct heal), 0,
+		e->now.slow_ns);
+}
+
+bool heals_have_room(const struct engine *e)
+{
+	return e->heals_used < e->cfg.max_ops - e->cfg.max_ops / HEALS_SPARE;
+}
+
+static struct bytes heal_key(const struct engine *e, const struct heal *h)
+{
+	return bytes_of(arena_at(&e->arena, h->block), h->key_bytes);
+}
+
+static void again_at(struct engine *e, struct heal *h, uint64_t due_ns)
+{
+	h->due_ns = due_ns;
+	wheel_remove(&e->heal_wheel, ref_of(e, h));
+	wheel_add(&e->heal_wheel, ref_of(e, h), due_ns);
+}
+
+static struct heal *heal_new(struct engine *e, uint64_t hash, struct bytes key)
+{
+	uint32_t ref = e->heal_free;
+	if (ref == 0 && e->heals_touched == e->cfg.max_ops)
+		return NULL;
+	uint32_t block = arena_alloc(&e->arena, key.len);
+	if (block == 0)
+		return NULL;
+	if (ref != 0)
+		e->heal_free = heal_at(e, ref)->next_free;
+	else
+		ref = ++e->heals_touched;
+	if (e->heals_used == 0) /* nobody has turned the wheel meanwhile */
+		CHECK(wheel_pop(&e->heal_wheel, e->now.slow_ns) == 0);
+	struct heal *h = heal_at(e, ref);
+	uint32_t round = h->round;
+	*h = (struct heal){
+		.hash = hash, .block = block, .key_bytes = (uint16_t)key.len, .round = round};
+	memcpy(arena_at(&e->arena, block), key.p, key.len);
+	e->heals_used++;
+	return h;
+}
+
+static void heal_free(struct engine *e, struct heal *h)
+{
+	wheel_remove(&e->heal_wheel, ref_of(e, h));
+	block_dispose(e, h->block, h->key_bytes);
+	h->state = HEAL_FREE;
+	h->round++;
+	h->next_free = e->heal_free;
+	e->heal_free = ref_of(e, h);
+	e->heals_used--;
+	if (h->of_pass)
+		resync_heal_ended(e);
+}
+
+/* The entry that this heal keeps from voting. */
+static uint32_t resync_entry(struct engine *e, const struct heal *h)
+{
+	uint32_t ref = lease_find(e, h->hash, heal_key(e, h));
+	CHECK(ref != 0 && (lease_at(e, ref)->flags & LEASE_RESYNC));
+	return ref;
+}
+
+/* As before: FREE, or the SHADOW that it was. */
+static void give_up(struct engine *e, struct heal *h)
+{
+	if (h->state == HEAL_WAIT || h->state == HEAL_ASK) {
+		uint32_t ref = resync_entry(e, h);
+		struct lease *l = lease_at(e, ref);
+		if ((l->flags & LEASE_SHADOW) && e->now.slow_ns < l->end_ns) {
+			lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SEALED);
+			lease_rearm(e, ref);
+		} else {
+			lease_end(e, h->hash, ref);
+		}
+	}
+	heal_free(e, h);
+}
+
+void heal_later(struct engine *e, uint64_t hash, struct bytes key)
+{
+	struct heal *h = e->cfg.n_masters > 1 ? heal_new(e, hash, key) : NULL;
+	if (h == NULL)
+		return;
+	h->state = HEAL_LATER;
+	again_at(e, h, e->now.slow_ns + e->attempt_ns / LATER_PARTS);
+}
+
+/* From here on this key has no vote of ours. */
+static void stop_voting(struct engine *e, struct heal *h)
+{
+	uint32_t ref = lease_find(e, h->hash, heal_key(e, h));
+	if (ref == 0) {
+		ref = lease_block(e, h->hash, heal_key(e, h));
+	} else if ((lease_at(e, ref)->flags & LEASE_NOT_LIVE) == LEASE_SHADOW) {
+		lease_flags(e, lease_at(e, ref), LEASE_RESYNC, 0);
+	} else {
+		ref = 0; /* LIVE, or another heal is at it */
+	}
+	if (ref == 0) {
+		heal_free(e, h);
+		return;
+	}
+	lease_at(e, ref)->reports = 0;
+	h->state = HEAL_WAIT;
+	again_at(e, h, e->now.slow_ns + e->wait_ns);
+}
+
+void heal_found(struct engine *e, uint64_t hash, const struct sync_entry *s)
+{
+	uint64_t worth_ns = e->wait_ns + 2 * e->attempt_ns;
+	if ((s->flags & (SYNC_SHADOW | SYNC_UNCONFIRMED)) || s->remaining_ns < worth_ns)
+		return;
+	uint32_t ref = lease_find(e, hash, s->key);
+	if (ref != 0 && (lease_at(e, ref)->flags & LEASE_NOT_LIVE) != LEASE_SHADOW)
+		return;
+	struct heal *h = heal_new(e, hash, s->key);
+	if (h == NULL)
+		return;
+	h->uid = s->uid;
+	h->of_pass = true;
+	e->heals_of_pass++;
+	stop_voting(e, h);
+}
+
+static void ask(struct engine *e, struct heal *h, enum heal_state state)
+{
+	h->state = (uint8_t)state;
+	h->round++;
+	h->asked = e->links_up;
+	h->answered = 0;
+	h->reports = 0;
+	if (count_bits(h->asked) < e->blocking) {
+		give_up(e, h);
+		return;
+	}
+	struct msg m = {
+		.type = MSG_SYNC,
+		.flags = MSG_ONE_KEY,
+		.slot = slot_of(e, h->hash),
+		.key = heal_key(e, h),
+		.req = (uint64_t)h->round << 32 | ref_of(e, h),
+	};
+	send_masters(e, h->asked, &m);
+	again_at(e, h, e->now.slow_ns + e->attempt_ns);
+}
+
+static bool tells_of(const struct sync_entry *s, const struct heal *h)
+{
+	return !(s->flags & SYNC_SHADOW) && (h->uid.n == 0 || ballot_eq(s->uid, h->uid));
+}
+
+/* HEAL_CHECK: one more holds it. */
+static void checked(struct engine *e, struct heal *h, const struct sync_entry *s)
+{
+	if (s->flags & SYNC_UNCONFIRMED)
+		return; /* it may come to nothing; if not, its CONFIRM comes */
+	h->uid = s->uid;
+	if (++h->reports >= e->blocking)
+		stop_voting(e, h);
+}
+
+/* HEAL_ASK: one more holds it. */
+static void restored(struct engine *e, struct heal *h, const struct sync_entry *s)
+{
+	uint32_t ref = resync_entry(e, h);
+	uint16_t flags = lease_at(e, ref)->flags;
+	if (flags & LEASE_SEALED)
+		ref = 0;
+	else if (lease_at(e, ref)->reports == 0)
+		ref = lease_replace(e, h->hash, ref, s, flags & LEASE_NOT_LIVE);
+	else
+		ref = lease_add_report(e, h->hash, ref, s);
+	if (ref == 0) {
+		give_up(e, h);
+		return;
+	}
+	struct lease *l = lease_at(e, ref);
+	if (l->reports < e->blocking)
+		return;
+	if (!ballot_cover(e, l->maxn)) {
+		give_up(e, h); /* the ceiling is being raised; it will be found again */
+		return;
+	}
+	lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SHADOW);
+	lease_rearm(e, ref);
+	if (!(l->flags & LEASE_UNCONFIRMED))
+		line_wake_held(e, h->hash, lease_key(l));
+	e->stats.healed++;
+	heal_free(e, h);
+}
+
+static bool waits_for_answers(const struct heal *h)
+{
+	return h->state == HEAL_CHECK || h->state == HEAL_ASK;
+}
+
+void heal_answer(struct engine *e, unsigned from_index, const struct msg *m)
+{
+	uint32_t ref = (uint32_t)m->req;
+	uint16_t bit = (uint16_t)(1u << from_index);
+	if (ref == 0 || ref > e->heals_touched)
+		return;
+	struct heal *h = heal_at(e, ref);
+	if (!waits_for_answers(h) || h->round != (uint32_t)(m->req >> 32) || !(h->asked & bit) ||
+		(h->answered & bit))
+		return;
+	h->answered |= bit;
+	struct sync_entry s;
+	struct bytes rest = m->value;
+	bool holds = m->verdict == VERDICT_SYNC && sync_entry_decode(&rest, &s) == 0 &&
+		     bytes_eq(s.key, heal_key(e, h)) && tells_of(&s, h);
+	if (holds && h->state == HEAL_CHECK)
+		checked(e, h, &s);
+	else if (holds)
+		restored(e, h, &s);
+	if (waits_for_answers(h) && h->answered == h->asked)
+		give_up(e, h);
+}
+
+static void heal_due(struct engine *e, struct heal *h)
+{
+	uint32_t ref;
+	switch ((enum heal_state)h->state) {
+	case HEAL_LATER:
+		ref = lease_find(e, h->hash, heal_key(e, h));
+		if (ref == 0 || (lease_at(e, ref)->flags & LEASE_NOT_LIVE) == LEASE_SHADOW)
+			ask(e, h, HEAL_CHECK);
+		else
+			heal_free(e, h); /* here by now, or another heal is at it */
+		break;
+	case HEAL_WAIT:
+		ask(e, h, HEAL_ASK);
+		break;
+	case HEAL_CHECK:
+	case HEAL_ASK:
+		give_up(e, h); /* too few have answered */
+		break;
+	case HEAL_FREE:
+		CHECK(false);
+	}
+}
+
+void heals_tick(struct engine *e)
+{
+	uint32_t ref;
+	if (e->heals_used == 0)
+		return;
+	while (effects_room(e) && (ref = wheel_pop(&e->heal_wheel, e->now.slow_ns)) != 0) {
+		struct heal *h = heal_at(e, ref);
+		if (e->now.slow_ns < h->due_ns)
+			wheel_add(&e->heal_wheel, ref, h->due_ns);
+		else
+			heal_due(e, h);
+	}
+}

@@ -1,0 +1,81 @@
+#include "node/restart.h"
+
+#include "core/engine.h"
+
+void restart_init(struct restart *r, const struct restart_config *cfg)
+{
+	*r = (struct restart){
+		.kind = cfg->kind,
+		.status = NODE_QUARANTINE,
+		.alone = cfg->n_masters == 1,
+		.heard_ns = cfg->now_slow_ns + cfg->objections_ns,
+		.ask_ns =
+			cfg->now_slow_ns + engine_restart_wait_ns(cfg->attempt_ms, cfg->drift_ppm),
+		.vote_ns = cfg->now_slow_ns +
+			   engine_quarantine_ns(cfg->max_lease_ms, cfg->attempt_ms, cfg->drift_ppm),
+		.loaded_n = cfg->loaded_n,
+	};
+}
+
+void restart_distrust(struct restart *r)
+{
+	if (r->kind == RESTART_CLEAN)
+		r->kind = RESTART_EMPTY;
+}
+
+static uint64_t above(uint64_t n)
+{
+	return n < BALLOT_MAX - CEILING_STEP_N ? n + CEILING_STEP_N : BALLOT_MAX;
+}
+
+/* Nothing at or below the floor is granted, and the ceiling is durable above it before the first
+ * vote. Writing it also takes back that the node stopped in good order. */
+static enum restart_action vote_above(
+	struct restart *r, const struct restart_news *news, uint64_t floor_n, uint64_t *ret_n)
+{
+	if (news->durable_n <= floor_n) {
+		*ret_n = above(floor_n > news->wall_n ? floor_n : news->wall_n);
+		return RESTART_COVER;
+	}
+	*ret_n = floor_n;
+	r->status = NODE_ACTIVE;
+	return RESTART_VOTE;
+}
+
+static enum restart_action next_empty(
+	struct restart *r, const struct restart_news *news, uint64_t *ret_n)
+{
+	if (r->status == NODE_RESYNC && news->in_sync) {
+		*ret_n = 0;
+		r->status = NODE_ACTIVE;
+		return RESTART_VOTE;
+	}
+	if (news->slow_ns >= r->vote_ns)
+		return vote_above(r, news, r->loaded_n != 0 ? r->loaded_n : news->wall_n, ret_n);
+	if (r->status == NODE_QUARANTINE && !r->alone && news->slow_ns >= r->ask_ns) {
+		r->status = NODE_RESYNC;
+		return RESTART_ASK;
+	}
+	return RESTART_WAIT;
+}
+
+enum restart_action restart_next(
+	struct restart *r, const struct restart_news *news, uint64_t *ret_n)
+{
+	if (r->status == NODE_ACTIVE)
+		return RESTART_WAIT;
+	if (r->kind == RESTART_EMPTY)
+		return next_empty(r, news, ret_n);
+	if (!news->all_heard && news->slow_ns < r->heard_ns)
+		return RESTART_WAIT;
+	return vote_above(r, news, r->kind == RESTART_CLEAN ? r->loaded_n : 0, ret_n);
+}
+
+uint64_t restart_due_ns(const struct restart *r)
+{
+	if (r->status == NODE_ACTIVE)
+		return UINT64_MAX;
+	if (r->kind != RESTART_EMPTY)
+		return r->heard_ns;
+	return r->status == NODE_QUARANTINE && !r->alone ? r->ask_ns : r->vote_ns;
+}
