@@ -75,10 +75,14 @@ class Server:
     def __init__(self, name, port, command, core):
         self.name, self.port = name, port
         self.log_path = os.path.join(folder(), f"{name}.{port}.log")
-        with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(on_core(core, command), stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log)
+        self.line = on_core(core, command)
+        self.start_again()
         _running.append(self)
+
+    def start_again(self):
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(self.line, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log)
 
     @property
     def address(self):
@@ -111,12 +115,20 @@ class Server:
                 raise SystemExit(f"{self.name} ended with {self.process.returncode}:\n"
                                  + "".join(log.readlines()[-15:]))
 
-    def command(self, *words):
-        """One command, one line of its reply (enough for integers and errors)."""
+    def command(self, *words, text=False):
+        """One command, one line of its reply (enough for integers and errors); @text: the text
+        that follows."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as s:
             s.sendall(b"*%d\r\n" % len(words) + b"".join(
                 b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words))
-            return s.makefile("rb").readline().decode().strip()
+            reply = s.makefile("rb")
+            line = reply.readline().decode().strip()
+            return reply.read(int(line[1:])).decode() if text and line[:1] == "$" else line
+
+    def info(self):
+        """{field: value} of INFO locker."""
+        lines = self.command("INFO", "locker", text=True).splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def wait_until(self, words, good, seconds=20):
         deadline = time.monotonic() + seconds
@@ -142,7 +154,7 @@ def start_redis(core=None):
     return server
 
 
-def start_lockers(n=1, core=None, options=()):
+def start_lockers(n=1, core=None, options=(), ephemeral=True):
     """@n nodes, one thread each; @core: all of them there."""
     ports = free_ports(2 * n)
     masters = ",".join(f"{i + 1}=127.0.0.1:{ports[n + i]}" for i in range(n))
@@ -152,7 +164,8 @@ def start_lockers(n=1, core=None, options=()):
         nodes.append(Server("lockerd", ports[i], [
             LOCKERD, "--id", i + 1, "--listen", f"127.0.0.1:{ports[i]}",
             "--peer-listen", f"127.0.0.1:{ports[n + i]}", "--cluster", "bench",
-            "--masters", masters, "--threads", 1, "--pin", pin, "--ephemeral", "--new-cluster",
+            "--masters", masters, "--threads", 1, "--pin", pin, "--new-cluster",
+            *(["--ephemeral"] if ephemeral else ["--state-dir", os.path.join(folder(), str(i))]),
             *options], core))
     for node in nodes:
         node.wait_until(["LAG"], lambda r: r.startswith(("*", "%")))
