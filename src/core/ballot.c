@@ -31,7 +31,7 @@ bool ballot_cover(struct engine *e, uint64_t n)
 			effect_new(e, FX_CEILING)->ceiling_n = want;
 		}
 	}
-	return n <= e->ceiling;
+	return n <= e->ceiling || MUTANT(CEILING_IGNORED);
 }
 
 /* Up to here, 25 hours, the product below fits 64 bits with every drift that is allowed: a division
@@ -56,6 +56,6 @@ uint64_t more_drift(const struct engine *e, uint64_t ns)
 
 uint64_t lease_holder_ns(const struct engine *e, uint64_t lease_ns)
 {
-	uint64_t less = less_drift(e, lease_ns);
+	uint64_t less = MUTANT(BELIEF_DRIFTLESS) ? lease_ns : less_drift(e, lease_ns);
 	return less > NS_PER_MS ? less - NS_PER_MS : 0;
 }

@@ -114,7 +114,7 @@ struct engine *engine_init(
 	e->drift_ppm = cfg->drift_ppm;
 	/* T_promise > T_att, so that asking does not disturb a running attempt (protocol.md 2.11).
 	 */
-	e->promise_ns = 2 * e->attempt_ns;
+	e->promise_ns = MUTANT(QUERY_UNSEALED) ? e->attempt_ns / 8 : 2 * e->attempt_ns;
 	e->landed_ns = more_drift(e, e->attempt_ns) + NS_PER_MS; /* T_msg = T_att */
 	e->wait_ns = engine_restart_wait_ns(cfg->attempt_ms, cfg->drift_ppm);
 	e->hlc = cfg->start_n;
@@ -130,7 +130,8 @@ struct engine *engine_init(
 	wheel_init(&e->lease_wheel, e->arena.base, ARENA_UNIT, offsetof(struct lease, wheel),
 		now->slow_ns);
 	wheel_init(&e->op_wheel, e->ops - e->op_stride, e->op_stride, 0, now->fast_ns);
-	uint64_t tomb_ns = 2 * more_drift(e, 2 * e->attempt_ns); /* T_tomb, with T_msg = T_att */
+	/* T_tomb, with T_msg = T_att. */
+	uint64_t tomb_ns = MUTANT(TOMB_SHORT) ? 1 : 2 * more_drift(e, 2 * e->attempt_ns);
 	tombs_init(&e->tombs, base + l.tombs, tombs_max(cfg), cfg->slots, cfg->threads, tomb_ns,
 		now->slow_ns);
 	map_init(&e->lines, base + l.line_map, cfg->max_ops, cfg->threads);
@@ -421,7 +422,7 @@ bool engine_holds_nothing(const struct engine *e, uint64_t *ret_top_n)
 		*ret_top_n = top > *ret_top_n ? top : *ret_top_n;
 	}
 	return e->self_index != NO_MASTER && e->slots_voting == e->slots_mine &&
-	       e->leases.count == 0;
+	       (e->leases.count == 0 || MUTANT(CLEAN_ALWAYS));
 }
 
 void engine_stats(const struct engine *e, struct engine_stats *ret)

@@ -21,8 +21,13 @@ void extend_start(struct engine *e, struct op *op)
 		.flags = MSG_HAS_VALUE,
 		.value = op_value(e, op),
 	};
+	uint32_t ref = MUTANT(EXTEND_INSTALLS) ? lease_find(e, op->hash, op_key(e, op)) : 0;
+	if (ref != 0 && bytes_eq(lease_value(lease_at(e, ref)), m.value)) {
+		m.uid = lease_uid(lease_at(e, ref));
+		m.node = e->cfg.self;
+	}
 	round_begin(e, op, &m, mask);
-	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
+	round_self(e, op, &m, op->t0_ns + e->attempt_ns * (MUTANT(EXTEND_LATE) ? 100 : 1));
 }
 
 static void extended(struct engine *e, struct op *op, struct ballot uid, unsigned acks)
@@ -91,10 +96,10 @@ void extend_answered(struct engine *e, struct op *op)
 {
 	struct ballot uid = {0};
 	unsigned acks = round_best_uid(e, op, VERDICT_ACK, &uid);
-	if (acks >= e->majority) {
+	if (acks >= (MUTANT(EXTEND_MINORITY) ? 1U : e->majority)) {
 		uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
 		bool ended = belief_ns != 0 && e->now.fast_ns - op->t0_ns >= belief_ns;
-		if (round_in_window(e, op) && !ended)
+		if ((round_in_window(e, op) && !ended) || MUTANT(EXTEND_LATE))
 			extended(e, op, uid, acks);
 		else
 			refused(e, op, OUT_UNKNOWN);

@@ -107,6 +107,8 @@ static void give_up(struct engine *e, struct heal *h)
 
 void heal_later(struct engine *e, uint64_t hash, struct bytes key)
 {
+	if (MUTANT(HEAL_NEVER))
+		return;
 	struct heal *h = e->cfg.n_masters > 1 ? heal_new(e, hash, key) : NULL;
 	if (h == NULL)
 		return;
@@ -131,13 +133,20 @@ static void stop_voting(struct engine *e, struct heal *h)
 	}
 	lease_at(e, ref)->reports = 0;
 	h->state = HEAL_WAIT;
-	again_at(e, h, e->now.slow_ns + e->wait_ns);
+	again_at(e, h, e->now.slow_ns + (MUTANT(HEAL_NO_WAIT) ? 0 : e->wait_ns));
+}
+
+/* It will still be held when the heal is through: its lease is long enough, or is being extended. A
+ * promise may come to nothing; if not, its CONFIRM comes. */
+static bool worth_it(const struct engine *e, const struct sync_entry *s)
+{
+	return !(s->flags & (SYNC_SHADOW | SYNC_UNCONFIRMED)) &&
+	       s->remaining_ns + s->held_ns >= e->wait_ns + 2 * e->attempt_ns;
 }
 
 void heal_found(struct engine *e, uint64_t hash, const struct sync_entry *s)
 {
-	uint64_t worth_ns = e->wait_ns + 2 * e->attempt_ns;
-	if ((s->flags & (SYNC_SHADOW | SYNC_UNCONFIRMED)) || s->remaining_ns < worth_ns)
+	if (!worth_it(e, s) || MUTANT(HEAL_NEVER))
 		return;
 	uint32_t ref = lease_find(e, hash, s->key);
 	if (ref != 0 && (lease_at(e, ref)->flags & LEASE_NOT_LIVE) != LEASE_SHADOW)
@@ -181,10 +190,10 @@ static bool tells_of(const struct sync_entry *s, const struct heal *h)
 /* HEAL_CHECK: one more holds it. */
 static void checked(struct engine *e, struct heal *h, const struct sync_entry *s)
 {
-	if (s->flags & SYNC_UNCONFIRMED)
-		return; /* it may come to nothing; if not, its CONFIRM comes */
+	if (!worth_it(e, s))
+		return;
 	h->uid = s->uid;
-	if (++h->reports >= e->blocking)
+	if (++h->reports >= (MUTANT(HEAL_ONE) ? 1U : e->blocking))
 		stop_voting(e, h);
 }
 
@@ -204,9 +213,9 @@ static void restored(struct engine *e, struct heal *h, const struct sync_entry *
 		return;
 	}
 	struct lease *l = lease_at(e, ref);
-	if (l->reports < e->blocking)
+	if (l->reports < (MUTANT(HEAL_ONE) ? 1U : e->blocking))
 		return;
-	if (!ballot_cover(e, l->maxn)) {
+	if (!ballot_cover(e, l->maxn) && !MUTANT(HEAL_UNCOVERED)) {
 		give_up(e, h); /* the ceiling is being raised; it will be found again */
 		return;
 	}

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/hash.h"
+#include "base/mutant.h"
 #include "base/prng.h"
 #include "core/arena.h"
 #include "core/engine.h"
@@ -152,6 +153,7 @@ struct op {
 	uint8_t heard;            /* LOCK: how many masters answered the attempt that failed last */
 	uint8_t quorum_seen;      /* votes of the round that counted */
 	uint16_t asked, answered; /* bit per master index */
+	uint16_t removed;         /* RELEASE: masters that took their copy away for it */
 	uint32_t block;           /* key value new_value client, arena */
 	uint16_t key_bytes, value_bytes, new_bytes, client_bytes;
 	uint32_t ttl_ms;
@@ -169,8 +171,9 @@ struct op {
 	uint64_t asked_slow_ns, asked_fast_ns;
 	uint64_t seal_n;
 	uint64_t op_id;
-	uint64_t base_op;       /* UPDATE: the record its first ACCEPT was built on, and ... */
-	struct ballot base_uid; /* ... the instance */
+	uint64_t base_op;       /* the record that was compared: by UPDATE for its first ACCEPT, by
+				 * RELEASE       for the last round of it; and ... */
+	struct ballot base_uid; /* ... UPDATE: the instance */
 	uint64_t backoff_ns;
 	struct ballot uid;  /* LOCK: this attempt; others: the instance acted on */
 	struct ballot prev; /* LOCK: attempt to be removed in the same message */
@@ -413,6 +416,7 @@ struct version lease_pb(const struct engine *e, const struct lease *l);
 bool lease_is_sticky(const struct engine *e, const struct lease *l);
 /* The side record, made on demand; NULL: no room. */
 struct side *lease_side(struct engine *e, struct lease *l);
+uint64_t lease_last_op(const struct engine *e, const struct lease *l);
 void lease_raise_maxn(struct engine *e, uint32_t ref, uint64_t n);
 /* maxn of a key without entry: its tombstone's or the floor of its slot. */
 uint64_t free_maxn(const struct engine *e, uint64_t hash);
@@ -577,7 +581,9 @@ void prepare_timeout(struct engine *e, struct op *op); /* also of ACCEPT */
 
 /* ---- release.c ---- */
 void release_start(struct engine *e, struct op *op);
-void release_send(struct engine *e, struct op *op, struct ballot uid, struct version guard);
+/* @base_op: the record that was compared. */
+void release_send(
+	struct engine *e, struct op *op, struct ballot uid, struct version guard, uint64_t base_op);
 /* @acks masters are known not to hold it any more: that is the answer. */
 void release_answered(struct engine *e, struct op *op);
 void release_timer(struct engine *e, struct op *op);

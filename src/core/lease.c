@@ -37,9 +37,10 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key)
 		return 0;
 	uint32_t ref = (uint32_t)s->value;
 	/* Exactness of an end comes from comparing it here, not from the wheel. */
-	if (e->now.slow_ns < lease_at(e, ref)->end_ns || (lease_at(e, ref)->flags & LEASE_RESYNC))
+	const struct lease *l = lease_at(e, ref);
+	if (e->now.slow_ns < l->end_ns || (l->flags & LEASE_RESYNC))
 		return ref;
-	e->stats.expired += lease_is_live(lease_at(e, ref));
+	e->stats.expired += lease_is_live(l);
 	lease_end(e, hash, ref);
 	return 0;
 }
@@ -97,6 +98,8 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 		return 0;
 	struct lease *l = lease_at(e, ref);
 	uint64_t length_ns = (m->lease_ms + 1) * NS_PER_MS; /* L_mst: masters round up */
+	if (MUTANT(EXPIRY_EARLY))
+		length_ns -= m->lease_ms * NS_PER_MS / 4;
 	*l = (struct lease){
 		.token = m->uid.n,
 		.cid = m->uid.cid,
@@ -207,6 +210,11 @@ struct version lease_vb(const struct engine *e, const struct lease *l)
 	return ((struct side *)arena_at(&e->arena, l->side))->vb;
 }
 
+uint64_t lease_last_op(const struct engine *e, const struct lease *l)
+{
+	return l->side == 0 ? 0 : ((const struct side *)arena_at(&e->arena, l->side))->last_op;
+}
+
 struct version lease_pb(const struct engine *e, const struct lease *l)
 {
 	if (l->side == 0)
@@ -216,7 +224,8 @@ struct version lease_pb(const struct engine *e, const struct lease *l)
 
 bool lease_is_sticky(const struct engine *e, const struct lease *l)
 {
-	return (l->flags & LEASE_STICKY) && lease_pb(e, l).cid == e->cfg.cid;
+	return (l->flags & LEASE_STICKY) &&
+	       (lease_pb(e, l).cid == e->cfg.cid || MUTANT(UPDATE_STICKY));
 }
 
 struct side *lease_side(struct engine *e, struct lease *l)
@@ -249,6 +258,14 @@ uint64_t free_maxn(const struct engine *e, uint64_t hash)
 
 /* ---- entries that others tell of (protocol.md 2.8) ---- */
 
+/* Not before it ends there, whichever clock is the faster one. */
+static uint64_t end_of_remaining(const struct engine *e, uint64_t remaining_ns)
+{
+	if (MUTANT(SYNC_SHORT))
+		remaining_ns /= 2;
+	return e->now.slow_ns + more_drift(e, remaining_ns);
+}
+
 static bool is_written(const struct sync_entry *s)
 {
 	return (s->flags & SYNC_WRITTEN) != 0;
@@ -262,7 +279,7 @@ static void fill(
 		.token = s->uid.n,
 		.cid = s->uid.cid,
 		.maxn = s->maxn,
-		.end_ns = e->now.slow_ns + more_drift(e, s->remaining_ns),
+		.end_ns = end_of_remaining(e, s->remaining_ns),
 		.since_ns = e->now.slow_ns - s->held_ns,
 		.side = side,
 		.key_bytes = (uint16_t)s->key.len,
@@ -280,8 +297,9 @@ static void fill(
 	if (s->value.len > 0)
 		memcpy(l->data + s->key.len, s->value.p, s->value.len);
 	if (side != 0)
-		*(struct side *)arena_at(&e->arena, side) =
-			(struct side){.vb = s->vb, .pb = s->pb, .last_op = s->op_id};
+		*(struct side *)arena_at(&e->arena, side) = (struct side){.vb = s->vb,
+			.pb = MUTANT(SYNC_PROMISELESS) ? s->vb : s->pb,
+			.last_op = s->op_id};
 	count_lease(e, l, 1);
 	wheel_add(&e->lease_wheel, ref, l->end_ns);
 }
@@ -340,7 +358,7 @@ uint32_t lease_replace(
 
 void lease_outlast(struct engine *e, struct lease *l, uint64_t remaining_ns)
 {
-	uint64_t end_ns = e->now.slow_ns + more_drift(e, remaining_ns);
+	uint64_t end_ns = end_of_remaining(e, remaining_ns);
 	if (end_ns > l->end_ns)
 		l->end_ns = end_ns;
 }
@@ -354,9 +372,9 @@ uint32_t lease_add_report(struct engine *e, uint64_t hash, uint32_t ref, const s
 		struct side *side = lease_side(e, l);
 		if (side == NULL)
 			return 0;
-		if (version_cmp(s->pb, side->pb) > 0)
+		if (version_cmp(s->pb, side->pb) > 0 && !MUTANT(SYNC_PROMISELESS))
 			side->pb = s->pb;
-		if (version_cmp(s->vb, side->vb) > 0) {
+		if (version_cmp(s->vb, side->vb) > 0 && !MUTANT(SYNC_VERSIONLESS)) {
 			uint32_t moved = lease_set_value(e, hash, ref, s->value);
 			if (moved == 0)
 				return 0;
@@ -401,7 +419,10 @@ static void lease_due(struct engine *e, uint32_t ref)
 		lease_rearm(e, ref); /* its heal ends it */
 		return;
 	}
-	if (e->now.slow_ns >= l->end_ns) {
+	bool ended = e->now.slow_ns >= l->end_ns && !MUTANT(EXPIRY_NEVER);
+	bool given_up = MUTANT(PROMISE_EXPIRES) && (l->flags & LEASE_UNCONFIRMED) &&
+			e->now.slow_ns - l->since_ns >= e->promise_ns;
+	if (ended || given_up) {
 		e->stats.expired += lease_is_live(l);
 		lease_end(e, hash_bytes(lease_key(l)), ref);
 		return;

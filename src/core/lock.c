@@ -33,6 +33,8 @@ static uint64_t wait_until_ns(const struct engine *e, const struct op *op)
 static uint64_t lock_window_ns(const struct engine *e, const struct op *op)
 {
 	uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
+	if (MUTANT(LOCK_LATE))
+		return 100 * e->attempt_ns;
 	return belief_ns == 0 || belief_ns > e->attempt_ns ? e->attempt_ns : belief_ns;
 }
 
@@ -159,7 +161,7 @@ static void tell_confirm(struct engine *e, const struct op *op)
 /* Tell the masters that may have granted @uid that it is not wanted. */
 static void abort_attempt(struct engine *e, struct op *op, struct ballot uid, uint16_t mask)
 {
-	if (mask == 0)
+	if (mask == 0 || MUTANT(QUERY_NEVER))
 		return;
 	e->stats.aborts++;
 	aborted_remember(e, uid.n, op->ttl_ms);
@@ -195,14 +197,15 @@ static void grant(struct engine *e, struct op *op, unsigned votes)
 	tell_confirm(e, op);
 	op->quorum_seen = (uint8_t)votes;
 	if (op->kind == OP_LAG) {
-		release_send(e, op, op->uid, (struct version){0});
+		release_send(e, op, op->uid, (struct version){0}, 0);
 		return;
 	}
 	e->stats.granted++;
 	struct result *r = op_reply(e, op, OUT_OK);
 	uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
 	/* Belief counts from the client's request; the wait here is a lower bound of that. */
-	uint64_t waited_ns = less_drift(e, op->t0_slow_ns - op->asked_slow_ns);
+	uint64_t t0_ns = MUTANT(BELIEF_LATE) ? e->now.slow_ns : op->t0_slow_ns;
+	uint64_t waited_ns = less_drift(e, t0_ns - op->asked_slow_ns);
 	r->token = op->uid.n;
 	r->valid_ms = belief_ns == 0 ? 0 : (waited_ns + belief_ns) / NS_PER_MS;
 	r->votes = r->commits = (uint8_t)votes;
@@ -369,7 +372,7 @@ void lock_answered(struct engine *e, struct op *op)
 	bool in_window = e->now.fast_ns - op->t0_ns < lock_window_ns(e, op);
 	/* Where masters are unreachable, one refusal makes a majority impossible: the others are
 	 * still heard, for it takes a blocking set to say why. */
-	if (votes >= e->majority && in_window)
+	if (votes >= (MUTANT(LOCK_MINORITY) ? 1U : e->majority) && in_window)
 		grant(e, op, votes);
 	else if (!in_window || outstanding == 0 || refused >= e->blocking)
 		failed(e, op);

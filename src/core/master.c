@@ -5,6 +5,8 @@
 /* Raise what is known of the key without granting anything: refusals and releases bind. */
 static void seal(struct engine *e, uint64_t hash, uint32_t ref, uint64_t n)
 {
+	if (MUTANT(RELEASE_UNSEALED))
+		return;
 	if (ref != 0)
 		lease_raise_maxn(e, ref, n);
 	else if (n > free_maxn(e, hash))
@@ -36,7 +38,8 @@ static uint32_t remove_previous(
 	struct lease *l = lease_at(e, ref);
 	if (m->prev.n == 0 || !ballot_eq(lease_uid(l), m->prev))
 		return ref;
-	if (!(l->flags & LEASE_UNCONFIRMED) && !(m->flags & MSG_PREV_RELEASED))
+	bool granted = !(l->flags & LEASE_UNCONFIRMED) && !MUTANT(PREV_CONFIRMED);
+	if (granted && !(m->flags & MSG_PREV_RELEASED))
 		return ref;
 	if (l->flags & LEASE_UNCONFIRMED)
 		lease_withdraw(e, hash, ref);
@@ -59,6 +62,10 @@ static bool on_trylock(
 	}
 	if (ref != 0)
 		ref = remove_previous(e, hash, ref, m, reply);
+	if (ref != 0 && MUTANT(TRYLOCK_OVERWRITES)) {
+		lease_end(e, hash, ref);
+		ref = 0;
+	}
 	if (ref != 0) {
 		lease_raise_maxn(e, ref, m->uid.n);
 		reply->verdict = VERDICT_HELD;
@@ -66,7 +73,7 @@ static bool on_trylock(
 		return ballot_cover(e, m->uid.n);
 	}
 	uint64_t maxn = free_maxn(e, hash);
-	if (m->uid.n <= maxn) {
+	if (m->uid.n <= maxn && !MUTANT(TRYLOCK_ANY_BALLOT)) {
 		reply->verdict = VERDICT_STALE;
 		reply->n = maxn;
 		e->stats.stale++;
@@ -84,11 +91,14 @@ static bool on_release(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
 	reply->verdict = VERDICT_ACK;
-	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
+	if (ref != 0 && (ballot_eq(lease_uid(lease_at(e, ref)), m->uid) || MUTANT(RELEASE_ANY))) {
 		const struct lease *l = lease_at(e, ref);
-		if (m->b.n != 0 && version_cmp(lease_pb(e, l), m->b) != 0) {
+		if (m->b.n != 0 && version_cmp(lease_pb(e, l), m->b) != 0 &&
+			!MUTANT(RELEASE_UNGUARDED)) {
 			reply->verdict = VERDICT_PROMISED;
 			lease_doubt(e, ref);
+			if (MUTANT(WAKE_ENDED_SPURIOUS))
+				line_wake_ended(e, hash, m->key);
 			return true;
 		}
 		lease_end(e, hash, ref);
@@ -105,7 +115,7 @@ static bool on_abort(
 	reply->verdict = VERDICT_ACK;
 	if (ref != 0 && ballot_eq(lease_uid(lease_at(e, ref)), m->uid)) {
 		/* An EXTEND by value may have adopted the attempt: then it is somebody's lock. */
-		if (lease_at(e, ref)->flags & LEASE_UNCONFIRMED) {
+		if ((lease_at(e, ref)->flags & LEASE_UNCONFIRMED) || MUTANT(ABORT_CONFIRMED)) {
 			lease_withdraw(e, hash, ref);
 			reply->flags |= MSG_WAS_LIVE;
 			ref = 0;
@@ -119,6 +129,8 @@ static bool on_abort(
 
 static bool extend_matches(const struct lease *l, const struct msg *m, struct msg *reply)
 {
+	if (MUTANT(EXTEND_ANY))
+		return true;
 	if ((m->uid.n != 0 && !ballot_eq(m->uid, lease_uid(l))) ||
 		(m->n != 0 && m->n != l->token)) {
 		reply->verdict = VERDICT_OTHER;
@@ -134,6 +146,8 @@ static bool extend_matches(const struct lease *l, const struct msg *m, struct ms
 static void prolong(struct engine *e, struct lease *l, uint32_t lease_ms)
 {
 	uint64_t end_ns = e->now.slow_ns + (lease_ms + 1) * NS_PER_MS;
+	if (MUTANT(EXPIRY_EARLY))
+		end_ns -= lease_ms * NS_PER_MS / 4;
 	if (end_ns > l->end_ns)
 		l->end_ns = end_ns; /* the wheel finds out when it comes by */
 }
@@ -145,6 +159,8 @@ static bool on_extend(
 		reply->verdict = VERDICT_LIMIT;
 		return true;
 	}
+	if (ref == 0 && MUTANT(EXTEND_INSTALLS) && m->uid.n != 0)
+		ref = lease_new(e, hash, m);
 	if (ref == 0) {
 		reply->verdict = VERDICT_ABSENT; /* an EXTEND never installs (protocol.md 0) */
 		heal_later(e, hash, m->key);
@@ -153,7 +169,8 @@ static bool on_extend(
 	struct lease *l = lease_at(e, ref);
 	if (extend_matches(l, m, reply)) {
 		prolong(e, l, m->lease_ms);
-		lease_confirm(e, hash, ref);
+		if (!MUTANT(EXTEND_UNCONFIRMING))
+			lease_confirm(e, hash, ref);
 		reply->verdict = VERDICT_ACK;
 	}
 	tell_instance(e, l, reply);
@@ -190,7 +207,8 @@ static bool on_prepare(struct engine *e, uint32_t ref, const struct msg *m, stru
 	}
 	side->pb = m->b;
 	side->pb_ns = e->now.slow_ns;
-	l->flags &= (uint16_t)~LEASE_STICKY;
+	if (!MUTANT(UPDATE_STICKY))
+		l->flags &= (uint16_t)~LEASE_STICKY;
 	reply->verdict = VERDICT_PROMISE;
 	reply->op_id = side->last_op;
 	tell_value(e, l, reply);
@@ -207,7 +225,8 @@ static bool on_accept(
 	struct lease *l = lease_at(e, ref);
 	struct version pb = lease_pb(e, l), vb = lease_vb(e, l);
 	/* The sticky coordinator writes under the ballot it was promised with: only seq moves. */
-	if (version_cmp(m->b, pb) < 0 || version_cmp(m->b, vb) <= 0) {
+	bool promised = version_cmp(m->b, pb) < 0 && !MUTANT(ACCEPT_LOWER);
+	if (promised || version_cmp(m->b, vb) <= 0) {
 		reply->verdict = VERDICT_HIGHER;
 		reply->b = pb;
 		reply->n = pb.n;
@@ -261,10 +280,13 @@ static bool on_blocked(
 	struct lease *l = lease_at(e, ref);
 	if (m->type == MSG_RELEASE || m->type == MSG_ABORT) {
 		lease_raise_maxn(e, ref, m->uid.n);
-		l->flags |= l->flags & LEASE_RESYNC ? LEASE_SEALED : 0;
+		if ((l->flags & LEASE_RESYNC) && !MUTANT(HEAL_RELEASED))
+			l->flags |= LEASE_SEALED;
 		reply->verdict = VERDICT_ACK;
 		return ballot_cover(e, m->uid.n);
 	}
+	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_READ && !(l->flags & LEASE_SHADOW))
+		return on_read(e, hash, 0, m, reply);
 	if (m->type == MSG_EXTEND && !(l->flags & LEASE_RESYNC))
 		heal_later(e, hash, m->key);
 	reply->verdict = l->flags & LEASE_RESYNC ? VERDICT_RESYNC : VERDICT_SHADOW;

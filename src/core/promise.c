@@ -117,7 +117,7 @@ static void ask_fellows(struct engine *e, uint32_t ref)
 		.type = MSG_READ,
 		.slot = slot_of(e, hash),
 		.key = lease_key(l),
-		.n = l->token,
+		.n = MUTANT(QUERY_UNSEALED) ? 0 : l->token,
 		.req = PROBE_REQ | (uint64_t)p->round << 16 | (uint64_t)(p - e->probes),
 	};
 	send_masters(e, (uint16_t)(e->links_up & ~p->good), &m);
@@ -131,6 +131,8 @@ void promise_due(struct engine *e, uint32_t ref)
 		.slot = slot_of(e, hash),
 		.key = lease_key(l),
 		.uid = lease_uid(l)};
+	if (MUTANT(QUERY_NEVER))
+		return;
 	if (!(l->flags & LEASE_UNCONFIRMED)) {
 		ask_fellows(e, ref); /* granted long ago: its coordinator knows no more */
 		return;
@@ -153,11 +155,16 @@ void promise_answer(struct engine *e, unsigned from_index, const struct msg *m)
 		return;
 	bool without = m->verdict == VERDICT_FREE ||
 		       (m->verdict == VERDICT_LIVE && !ballot_eq(m->uid, p->uid));
-	if (!without || m->n < p->uid.n)
+	bool silent = (MUTANT(QUERY_SHADOW) && m->verdict == VERDICT_SHADOW) ||
+		      (MUTANT(QUERY_RESYNC) && m->verdict == VERDICT_RESYNC);
+	bool sealed = m->n >= p->uid.n || MUTANT(QUERY_UNSEALED);
+	if (!(without && sealed) && !silent)
 		return; /* SHADOW and RESYNC say nothing; a holder settles it by holding */
 	p->good |= (uint16_t)(1u << from_index);
-	if (count_bits(p->good) < e->blocking)
+	if (count_bits(p->good) < (MUTANT(QUERY_ONE) ? 1U : e->blocking))
 		return;
 	e->stats.dissolved++;
+	if (MUTANT(QUERY_FORGETS))
+		lease_at(e, p->lease)->maxn = 0;
 	lease_end(e, hash_bytes(lease_key(lease_at(e, p->lease))), p->lease);
 }

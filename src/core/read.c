@@ -62,7 +62,7 @@ static const struct answer *held_by_majority(const struct engine *e, const struc
 			same += op->answers[k].verdict == VERDICT_LIVE &&
 				ballot_eq(op->answers[k].uid, a->uid) &&
 				version_cmp(op->answers[k].b, a->b) == 0;
-		if (same >= e->majority)
+		if (same >= (MUTANT(READ_MINORITY) ? 1U : e->majority))
 			return a;
 	}
 	return NULL;
@@ -77,7 +77,7 @@ static bool free_by_majority(const struct engine *e, const struct op *op)
 			continue;
 		for (unsigned k = 0; k < e->cfg.n_masters; k++)
 			same += op->answers[k].verdict == VERDICT_FREE &&
-				op->answers[k].n == op->answers[i].n;
+				(op->answers[k].n == op->answers[i].n || MUTANT(READ_ANY_ABSENT));
 		if (same >= e->majority)
 			return true;
 	}

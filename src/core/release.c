@@ -11,17 +11,20 @@ void release_start(struct engine *e, struct op *op)
 		      bytes_eq(lease_value(l), op_value(e, op)) &&
 		      count_bits(masters_reachable(e, op->slot)) >= e->majority;
 	if (sticky)
-		release_send(e, op, lease_uid(l), lease_pb(e, l));
+		release_send(e, op, lease_uid(l), lease_pb(e, l), lease_last_op(e, l));
 	else
 		prepare_start(e, op, GOAL_RELEASE);
 }
 
-void release_send(struct engine *e, struct op *op, struct ballot uid, struct version guard)
+void release_send(
+	struct engine *e, struct op *op, struct ballot uid, struct version guard, uint64_t base_op)
 {
 	/* Once UNKNOWN is said, the holder may take its lock up again by value (EXTEND,
 	 * IDEMPOTENT), so nothing of this may land later: a message lives for T_msg = T_att, and
 	 * the answer waits for that. */
 	uint64_t landed_ns = e->now.fast_ns + e->landed_ns;
+	if (MUTANT(RELEASE_UNKNOWN_EARLY))
+		landed_ns = e->now.fast_ns + e->attempt_ns / 8;
 	if (landed_ns > op->deadline_ns) {
 		if (op->kind == OP_LAG)
 			op_finish(e, op, OUT_NOQUORUM);
@@ -32,6 +35,7 @@ void release_send(struct engine *e, struct op *op, struct ballot uid, struct ver
 	op->state = OPS_RELEASE;
 	op->uid = uid;
 	op->b = guard;
+	op->base_op = base_op;
 	op->t0_ns = e->now.fast_ns;
 	struct msg m = {.type = MSG_RELEASE, .uid = uid, .b = guard};
 	round_begin(e, op, &m, masters_reachable(e, op->slot));
@@ -80,8 +84,9 @@ void release_answered(struct engine *e, struct op *op)
 	unsigned acks = round_count(e, op, VERDICT_ACK);
 	for (unsigned i = 0; i < e->cfg.n_masters; i++)
 		if (op->answers[i].verdict == VERDICT_ACK && (op->answers[i].flags & MSG_WAS_LIVE))
-			op->was_live = true;
-	if (acks >= e->majority && round_in_window(e, op)) {
+			op->removed |= (uint16_t)(1u << i);
+	op->was_live = op->removed != 0;
+	if (acks >= (MUTANT(RELEASE_MINORITY) ? 1U : e->majority) && round_in_window(e, op)) {
 		released(e, op, acks);
 		return;
 	}

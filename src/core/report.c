@@ -87,7 +87,7 @@ static bool describe(const struct engine *e, const struct lease *l, struct sync_
 	ret->flags = l->flags & LEASE_UNCONFIRMED ? SYNC_UNCONFIRMED : 0;
 	if (l->side != 0) {
 		ret->flags |= SYNC_WRITTEN;
-		ret->op_id = ((const struct side *)arena_at(&e->arena, l->side))->last_op;
+		ret->op_id = lease_last_op(e, l);
 	}
 	return true;
 }
@@ -163,7 +163,7 @@ bool report_handle(struct engine *e, const struct msg *m, struct msg *reply)
 		.req = m->req,
 		.flags = m->flags & MSG_ONE_KEY,
 		.verdict = VERDICT_SYNC};
-	if (!slot_votes(e, m->slot))
+	if (!slot_votes(e, m->slot) && !MUTANT(SYNC_INACTIVE))
 		reply->verdict = VERDICT_RESYNC;
 	else if (one_key)
 		report_key(e, m, reply);

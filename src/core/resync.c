@@ -93,6 +93,8 @@ void resync_heal(struct engine *e)
  * held by a blocking set of them, so one master more than those who may lack it sees it. */
 static unsigned reports_needed(const struct engine *e, const struct sync *s)
 {
+	if (MUTANT(SYNC_ONE))
+		return 1;
 	return s->heal ? e->cfg.n_masters - e->blocking : e->blocking;
 }
 
@@ -298,13 +300,18 @@ void resync_answer(struct engine *e, unsigned from_index, const struct msg *m)
 
 /* ---- settling ---- */
 
-static void settle_entry(struct engine *e, uint32_t ref)
+static void settle_entry(struct engine *e, uint64_t hash, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
 	if (!(l->flags & LEASE_STAGED))
 		return;
 	/* Live with blk others, so it cannot have been released (protocol.md 3, I4). */
-	bool live = !(l->flags & LEASE_SHADOW) && l->reports >= e->blocking;
+	unsigned enough = MUTANT(SYNC_UNION) ? 1U : e->blocking;
+	bool live = !(l->flags & LEASE_SHADOW) && l->reports >= enough;
+	if (!live && MUTANT(SYNC_SHADOWLESS)) {
+		lease_withdraw(e, hash, ref);
+		return;
+	}
 	if (live)
 		lease_flags(e, l, 0, LEASE_STAGED);
 	else
@@ -321,7 +328,7 @@ static bool work_off(struct engine *e, struct sync *s)
 	uint64_t next = slot_gather(e, s->slot, s->cursor, v, &n);
 	for (unsigned i = 0; i < n; i++) {
 		if (s->state == SYNC_SETTLING) {
-			settle_entry(e, v[i].ref);
+			settle_entry(e, v[i].hash, v[i].ref);
 		} else if (!effects_room(e)) {
 			s->cursor = v[i].hash;
 			return false;
@@ -337,9 +344,9 @@ static void begin_to_vote(struct engine *e, struct sync *s)
 {
 	/* Tombstones were told as a floor, whatever their age. After a fallback there are none that
 	 * young: the quarantine is longer than they live. */
-	if (s->fallback)
+	if (s->fallback || MUTANT(SYNC_NEVER_SEEN))
 		tombs_raise_floor(&e->tombs, s->slot, s->floor_n);
-	else
+	else if (!MUTANT(SYNC_FLOORLESS))
 		tombs_take_floor(&e->tombs, s->slot, s->floor_n, e->now.slow_ns);
 	ballot_merge(e, s->floor_n);
 	vote(e, s->slot);
@@ -383,7 +390,7 @@ static void cover(struct engine *e, struct sync *s)
 	/* protocol.md 2.8, step 4: a floor learnt and forgotten in the next crash would let old
 	 * ballots in (m_nocover). */
 	uint64_t highest = s->cover_n > s->floor_n ? s->cover_n : s->floor_n;
-	if (ballot_cover(e, highest))
+	if (ballot_cover(e, highest) || MUTANT(SYNC_UNCOVERED))
 		begin_to_vote(e, s);
 }
 

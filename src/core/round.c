@@ -276,6 +276,10 @@ void round_answer(struct engine *e, unsigned from_index, const struct msg *m)
 		return;
 	struct op *op = op_at(e, index - 1);
 	uint16_t bit = (uint16_t)(1u << from_index);
+	if (MUTANT(VOTE_TWICE) && (op->answered & bit)) {
+		from_index = (from_index + 1) % e->cfg.n_masters;
+		bit = (uint16_t)(1u << from_index);
+	}
 	if (op->state == OPS_FREE || op->round != (uint32_t)(m->req >> 32) || !(op->asked & bit) ||
 		(op->answered & bit))
 		return; /* of an older round, or twice */

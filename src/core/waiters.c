@@ -129,7 +129,7 @@ static void run_watchers(struct engine *e, const struct line *l, enum op_kind ki
 void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key)
 {
 	struct line *l = line_find(e, hash, key);
-	if (l == NULL)
+	if (l == NULL || MUTANT(WAKE_ENDED_LOST))
 		return;
 	if (l->lock_head != 0) {
 		struct op *head = op_at(e, l->lock_head - 1);
@@ -142,7 +142,7 @@ void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key)
 void line_wake_held(struct engine *e, uint64_t hash, struct bytes key)
 {
 	struct line *l = line_find(e, hash, key);
-	if (l != NULL)
+	if (l != NULL && !MUTANT(WAKE_HELD_LOST))
 		run_watchers(e, l, OP_WAITFOR);
 }
 
@@ -185,6 +185,8 @@ void watch_start(struct engine *e, struct op *op)
 		op_free(e, op);
 		return;
 	}
+	if (MUTANT(WAITER_STAYS))
+		return;
 	/* The time to wait is exact: op-timeout is for rounds, and there is none here. */
 	op_timer(e, op, op->deadline_ns - e->cfg.op_timeout_ms * NS_PER_MS);
 }

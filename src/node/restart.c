@@ -1,5 +1,6 @@
 #include "node/restart.h"
 
+#include "base/mutant.h"
 #include "core/engine.h"
 
 void restart_init(struct restart *r, const struct restart_config *cfg)
@@ -15,6 +16,12 @@ void restart_init(struct restart *r, const struct restart_config *cfg)
 			   engine_quarantine_ns(cfg->max_lease_ms, cfg->attempt_ms, cfg->drift_ppm),
 		.loaded_n = cfg->loaded_n,
 	};
+	if (MUTANT(RESTART_NO_WAIT))
+		r->ask_ns = cfg->now_slow_ns;
+	if (MUTANT(QUARANTINE_NONE))
+		r->vote_ns = r->ask_ns;
+	if (MUTANT(QUARANTINE_SHORT))
+		r->vote_ns -= (r->vote_ns - r->ask_ns) / 2;
 }
 
 void restart_distrust(struct restart *r)
@@ -37,7 +44,7 @@ static enum restart_action vote_above(
 		*ret_n = above(floor_n > news->wall_n ? floor_n : news->wall_n);
 		return RESTART_COVER;
 	}
-	*ret_n = floor_n;
+	*ret_n = MUTANT(QUARANTINE_FLOORLESS) ? 0 : floor_n;
 	r->status = NODE_ACTIVE;
 	return RESTART_VOTE;
 }
@@ -45,7 +52,7 @@ static enum restart_action vote_above(
 static enum restart_action next_empty(
 	struct restart *r, const struct restart_news *news, uint64_t *ret_n)
 {
-	if (r->status == NODE_RESYNC && news->in_sync) {
+	if ((r->status == NODE_RESYNC && news->in_sync) || MUTANT(RESTART_VOTES)) {
 		*ret_n = 0;
 		r->status = NODE_ACTIVE;
 		return RESTART_VOTE;
@@ -68,7 +75,8 @@ enum restart_action restart_next(
 		return next_empty(r, news, ret_n);
 	if (!news->all_heard && news->slow_ns < r->heard_ns)
 		return RESTART_WAIT;
-	return vote_above(r, news, r->kind == RESTART_CLEAN ? r->loaded_n : 0, ret_n);
+	bool clean = r->kind == RESTART_CLEAN && !MUTANT(CLEAN_FLOORLESS);
+	return vote_above(r, news, clean ? r->loaded_n : 0, ret_n);
 }
 
 uint64_t restart_due_ns(const struct restart *r)

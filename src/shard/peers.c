@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/check.h"
+#include "base/mutant.h"
 #include "base/log.h"
 
 static const uint64_t heartbeat_ns = 100ull * 1000 * 1000; /* protocol.md 2.4 */
@@ -499,7 +500,8 @@ static const char *frame_in(
 	peer->count.bytes_in += h->frame_bytes;
 	engine_hlc_merge(s->engine, h->hlc_n);
 	uint64_t age = age_at_most(now, h->echo_mclk, h->held_ns, s->cfg.engine.drift_ppm);
-	if (h->echo_mclk == 0 || age > s->peers->age_max_ns) {
+	bool any_age = MUTANT(MESSAGE_OLD) || MUTANT(EXTEND_LATE);
+	if ((h->echo_mclk == 0 || age > s->peers->age_max_ns) && !any_age) {
 		peer->count.stale_frames += h->count != 0;
 		return NULL;
 	}

@@ -255,6 +255,17 @@ static void check_denied(struct world *w, const struct call *call, const struct 
 			call->client, c->belief.token, call->key);
 }
 
+/* Whoever waits for a release is told of one. */
+static void check_ended(struct world *w, const struct call *call)
+{
+	const struct lease *l = lease_of(w, call->node, call->key);
+	if (live(w, call->node, l) && lease_is_live(l) && ballot_eq(lease_uid(l), call->waits_for))
+		violation(w, RUN_UNSAFE,
+			"spurious: node %u says that key %u was released, and holds token %" PRIu64
+			" as before",
+			call->node, call->key, l->token);
+}
+
 void check_reply(struct world *w, const struct call *call, const struct result *r)
 {
 	/* Not RELEASE: a copy that outlived its instance on a minority may still be released. */
@@ -268,6 +279,8 @@ void check_reply(struct world *w, const struct call *call, const struct result *
 			"old lock: kind %u of key %u done to token %" PRIu64 ", but %" PRIu64
 			" was granted before it began",
 			call->kind, call->key, r->token, call->seen_top);
+	if (r->outcome == OUT_OK && call->kind == OP_WAITRELEASE)
+		check_ended(w, call);
 	if (r->outcome == OUT_OK && call->kind == OP_RELEASE)
 		check_release(w, call->key, r->token);
 	check_denied(w, call, r);

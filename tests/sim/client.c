@@ -159,6 +159,10 @@ void client_arrive(struct world *w, const struct item *it)
 	if (call->kind == OP_UPDATE)
 		r.new_value = bytes_of(new_value, 4);
 	w->events++;
+	const struct lease *l = lease_of(w, call->node, call->key);
+	bool there = l != NULL && n->time.slow_ns < l->end_ns && (l->flags & LEASE_UNSEEN) == 0;
+	if (call->kind == OP_WAITRELEASE && there && !w->shard_level)
+		call->waits_for = lease_uid(l);
 	node_step(w, call->node, &(struct event){.type = EV_OP, .op = r}, call->key);
 }
 
@@ -256,6 +260,11 @@ static void take_result(
 	struct client *c = &w->client[i];
 	bool ok = r->outcome == OUT_OK;
 	c->outcome = r->outcome;
+	if (call->kind == OP_READ_QUORUM && ok && i < w->swarm.writers && r->value.len == 4) {
+		c->seen_token = r->token;
+		c->seen_value = get_u32(r->value.p);
+		c->seen_key = call->key;
+	}
 	if (call->kind == OP_LOCK) {
 		c->maybe_locked = r->outcome == OUT_NOQUORUM && r->sent;
 		if (ok)
@@ -310,7 +319,10 @@ void client_answer(struct world *w, const struct item *it)
 		return;
 	w->events++;
 	c->call = NO_CALL;
-	if (!c->probe)
+	/* Who does not know what has become of it does not wait long before it tries again. */
+	if (!c->probe && c->outcome == OUT_UNKNOWN)
+		world_push(w, w->now + below(w, MS), ITEM_WAKE, 0, it->idx, ++c->gen);
+	else if (!c->probe)
 		client_think(w, it->idx);
 }
 
@@ -390,45 +402,91 @@ static enum op_kind stranger_kind(struct world *w)
 			   : OP_WAITRELEASE;
 }
 
+/* What its RELEASE or the like has left, perhaps: take it up again, one way or the other. */
+static void ask_again(struct world *w, struct client *c, struct call *call)
+{
+	call->key = c->key;
+	call->value = c->value;
+	call->own_value = call->has_ttl = true;
+	call->ttl_ms = some_ttl(w);
+	call->idempotent = call->kind == OP_LOCK;
+}
+
+/* A writer reads what is there, and writes over just that: with the value, or with the token too.
+ */
+static void ask_as_writer(struct world *w, struct client *c, struct call *call)
+{
+	if (call->kind == OP_READ_QUORUM) {
+		call->key = (uint8_t)below(w, w->keys);
+		return;
+	}
+	call->key = c->seen_key;
+	call->value = c->seen_value;
+	call->new_value = client_new_value(w, call->value);
+	call->has_token = chance(w, 500000);
+	call->token = c->seen_token;
+	c->seen_token = 0;
+}
+
+enum role { ROLE_HOLDER, ROLE_WRITER, ROLE_AGAIN, ROLE_STRANGER, ROLE_LOCKER };
+
+static enum role choose(struct world *w, unsigned i, unsigned dice, enum op_kind *ret_kind)
+{
+	const struct client *c = &w->client[i];
+	bool holds = client_believes(w, c);
+	bool again = !holds && c->belief.token == 0 && c->value != 0 && !c->gone_release &&
+		     c->outcome == OUT_UNKNOWN && !c->maybe_locked;
+	*ret_kind = OP_LOCK;
+	if (i < w->swarm.writers) {
+		*ret_kind = c->seen_token != 0 ? OP_UPDATE : OP_READ_QUORUM;
+		return ROLE_WRITER;
+	}
+	if (holds && dice < 85) {
+		*ret_kind = dice < 35   ? OP_RELEASE
+			    : dice < 58 ? OP_EXTEND
+			    : dice < 78 ? OP_UPDATE
+					: OP_READ_QUORUM;
+		return ROLE_HOLDER;
+	}
+	if (again && dice < 60) {
+		*ret_kind = dice < 40 ? OP_EXTEND : OP_LOCK;
+		return ROLE_AGAIN;
+	}
+	if (holds || dice >= w->swarm.read_percent)
+		return ROLE_LOCKER;
+	*ret_kind = stranger_kind(w);
+	return ROLE_STRANGER;
+}
+
 void client_wake(struct world *w, unsigned i)
 {
 	struct client *c = &w->client[i];
 	if (w->calm || c->probe || c->call != NO_CALL)
 		return;
 	unsigned id = 1 + (unsigned)below(w, w->n), dice = (unsigned)below(w, 100);
-	bool holds = client_believes(w, c);
-	bool resume = !holds && c->belief.token == 0 && c->value != 0 && !c->gone_release &&
-		      c->outcome == OUT_UNKNOWN && dice < 30 && !c->maybe_locked;
 	enum op_kind kind = OP_LOCK;
-	if (holds && dice < 85)
-		kind = dice < 35   ? OP_RELEASE
-		       : dice < 58 ? OP_EXTEND
-		       : dice < 78 ? OP_UPDATE
-				   : OP_READ_QUORUM;
-	else if (resume)
-		kind = OP_EXTEND; /* what its RELEASE has left, perhaps */
-	else if (!holds && dice < w->swarm.read_percent)
-		kind = stranger_kind(w);
-	if (!w->node[id].up) {
-		client_think(w, i);
-		return;
-	}
-	struct call *call = ask_new(w, i, id, kind);
+	enum role role = choose(w, i, dice, &kind);
+	struct call *call = w->node[id].up ? ask_new(w, i, id, kind) : NULL;
 	if (call == NULL) {
 		client_think(w, i);
 		return;
 	}
-	if (holds && dice < 85) {
+	switch (role) {
+	case ROLE_HOLDER:
 		ask_as_holder(w, c, call, dice);
-	} else if (resume) {
-		call->key = c->key;
-		call->value = c->value;
-		call->own_value = call->has_ttl = true;
-		call->ttl_ms = some_ttl(w);
-	} else if (kind != OP_LOCK || (!holds && dice < w->swarm.read_percent)) {
+		break;
+	case ROLE_WRITER:
+		ask_as_writer(w, c, call);
+		break;
+	case ROLE_AGAIN:
+		ask_again(w, c, call);
+		break;
+	case ROLE_STRANGER:
 		ask_as_stranger(w, call);
-	} else {
+		break;
+	case ROLE_LOCKER:
 		ask_for_lock(w, c, call);
+		break;
 	}
 	call_send(w, call);
 }

@@ -33,7 +33,11 @@ void swarm_choose(struct world *w)
 	s->loss_ppm = some(w, chance(w, 200000) ? 300000 : 50000);
 	s->dup_ppm = some(w, 300000);
 	s->tail_ppm = some(w, 200000);
-	s->midcrash_ppm = some(w, 300);
+	s->midcrash_ppm = some(w, chance(w, 200000) ? 5000 : 300);
+	s->quick_starts = chance(w, 300000);
+	s->lost_type = (uint8_t)(1 + below(w, MSG_TYPE_MAX - 1));
+	s->lost_reply = chance(w, 500000);
+	s->lost_type_ppm = chance(w, 400000) ? (unsigned)below(w, 1000000) : 0;
 	s->old_stream_ppm = some(w, 1000000);
 	s->late_replies = chance(w, 500000);
 	s->delay_ns = 20000 + below(w, attempt_ns / 20);
@@ -58,6 +62,7 @@ void swarm_choose(struct world *w)
 	s->mistake_ppm = some(w, 100000);
 	s->idempotent_ppm = some(w, 1000000);
 	s->read_percent = 10 + (unsigned)below(w, 50);
+	s->writers = chance(w, 300000) ? (unsigned)below(w, w->clients) : 0;
 }
 
 /* slow <= RAW <= fast, RAW within rho; slewing moves BOOTTIME only (protocol.md 2.1). */

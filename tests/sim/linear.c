@@ -246,6 +246,9 @@ static int by_token(const void *a, const void *b)
 static void add_ghosts(const struct world *w, unsigned k)
 {
 	static uint64_t locked[2 * HISTORY_MAX], named[2 * HISTORY_MAX];
+	/* A message that asks for a vote lives for T_msg = T_att on the receiver's clock, which NTP
+	 * may slew; votes after that are none. */
+	uint64_t ghost_ns = 2 * w->node[1].cfg.attempt_ms * MS + 50 * MS;
 	uint32_t n_locked = 0, n_named = 0, end = n_steps;
 	for (uint32_t i = 0; i < end; i++) {
 		const struct step *p = &steps[i];
@@ -267,7 +270,7 @@ static void add_ghosts(const struct world *w, unsigned k)
 			.value = a->value,
 			.token = a->n,
 			.begin = a->sent,
-			.end = UINT64_MAX};
+			.end = a->sent + ghost_ns};
 	}
 }
 

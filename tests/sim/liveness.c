@@ -41,7 +41,8 @@ static uint32_t short_ttl_ms(const struct world *w)
 	return (uint32_t)(4 * (w->swarm.delay_ns + w->swarm.jitter_ns) / MS) + 15;
 }
 
-static void lock(struct world *w, unsigned i, unsigned node, unsigned k, uint64_t wait_ms)
+static void lock_for(
+	struct world *w, unsigned i, unsigned node, unsigned k, uint64_t wait_ms, uint32_t ttl_ms)
 {
 	struct client *c = &w->client[i];
 	struct call *call = ask(w, i, node, OP_LOCK, k);
@@ -52,10 +53,15 @@ static void lock(struct world *w, unsigned i, unsigned node, unsigned k, uint64_
 	c->value = client_new_value(w, 0);
 	call->value = c->value;
 	call->has_ttl = true;
-	call->ttl_ms = short_ttl_ms(w);
+	call->ttl_ms = ttl_ms;
 	call->wait = wait_ms != 0;
 	call->wait_ms = wait_ms;
 	call_send(w, call);
+}
+
+static void lock(struct world *w, unsigned i, unsigned node, unsigned k, uint64_t wait_ms)
+{
+	lock_for(w, i, node, k, wait_ms, short_ttl_ms(w));
 }
 
 /* Every node can lock every key. */
@@ -73,6 +79,22 @@ static void lock_everything(struct world *w, uint64_t round_ns)
 	}
 }
 
+static uint32_t long_ttl_ms(const struct world *w)
+{
+	return w->node[1].cfg.max_lease_ms;
+}
+
+static void keep(struct world *w, unsigned i, unsigned node, unsigned k)
+{
+	struct call *call = ask(w, i, node, OP_EXTEND, k);
+	if (call == NULL)
+		return;
+	call->value = w->client[i].value;
+	call->has_ttl = true;
+	call->ttl_ms = long_ttl_ms(w);
+	call_send(w, call);
+}
+
 /* Held, with waiters at several nodes: each gets its turn, and who waits for news hears it. */
 static void wait_in_line(struct world *w, uint64_t round_ns)
 {
@@ -81,8 +103,13 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 	lock(w, 0, 1, k, 0);
 	run_for(w, round_ns + 5 * MS);
 	for (unsigned i = 1; i <= waiters && !w->over; i++) {
-		if (i == 2) {
-			struct call *call = ask(w, i, 1, OP_WAITRELEASE, k);
+		if (i == 2 || (i == 3 && w->keys > 1)) {
+			/* The release is seen at the holder's node, another lock at every node.
+			 */
+			bool held = i == 3;
+			unsigned other = (k + 1) % w->keys;
+			struct call *call = ask(w, i, held ? 1 + (unsigned)below(w, w->n) : 1,
+				held ? OP_WAITFOR : OP_WAITRELEASE, held ? other : k);
 			if (call == NULL)
 				return;
 			call->wait_ms = wait_ms;
@@ -90,6 +117,14 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 		} else {
 			lock(w, i, 1 + (unsigned)below(w, w->n), k, wait_ms);
 		}
+	}
+	run_for(w, round_ns);
+	if (w->keys > 1 && !w->over) {
+		/* Extended once: messages overtake one another here, and a CONFIRM that comes first
+		 * is lost. */
+		lock_for(w, 0, 1, (k + 1) % w->keys, 0, long_ttl_ms(w));
+		run_for(w, w->node[1].cfg.attempt_ms * MS / 2);
+		keep(w, 0, 1, (k + 1) % w->keys);
 	}
 	/* A lease each, and at worst a look a second for those whose hint comes from nobody. */
 	run_for(w, waiters * (1300 * MS + short_ttl_ms(w) * MS + round_ns) + 60 * MS);
@@ -124,6 +159,76 @@ static void nothing_left(struct world *w)
 	}
 }
 
+static void give_up_lock(struct world *w, unsigned i, unsigned node, unsigned k)
+{
+	struct call *call = ask(w, i, node, OP_RELEASE, k);
+	if (call == NULL)
+		return;
+	call->value = w->client[i].value;
+	call_send(w, call);
+}
+
+/* Every master has it, and votes. */
+static void all_hold(struct world *w, unsigned k, const char *when)
+{
+	for (unsigned id = 1; id <= w->n && !w->over; id++) {
+		const struct lease *l = lease_of(w, id, k);
+		if (!node_votes(w, id, w->key[k].hash))
+			violation(w, RUN_STUCK, "resync: node %u does not vote, %s", id, when);
+		else if (l == NULL || !lease_is_live(l) || l->token != w->client[0].token)
+			violation(w, RUN_STUCK, "resync: node %u lacks key %u, %s", id, k, when);
+	}
+}
+
+/* Locked while one master was away, or forgotten by one: it has it again soon, and votes. */
+static void nothing_is_missed(struct world *w, uint64_t round_ns)
+{
+	const struct engine_config *c = &w->node[1].cfg;
+	uint64_t step_ns = c->max_lease_ms * MS / 3;
+	unsigned k = (unsigned)below(w, w->keys), away = 2 + (unsigned)below(w, w->n - 1);
+	bool crash = chance(w, 500000);
+	if (crash) {
+		lock_for(w, 0, 1, k, 0, long_ttl_ms(w));
+		run_for(w, step_ns);
+		node_crash(w, away);
+		run_for(w, MS);
+		if (!w->node[away].up)
+			node_start(w, away);
+	} else {
+		for (unsigned id = 1; id <= w->n; id++)
+			w->cut[away][id] = w->cut[id][away] = !w->shard_level;
+		lock_for(w, 0, 1, k, 0, long_ttl_ms(w));
+		run_for(w, step_ns);
+		memset(w->cut, 0, sizeof w->cut);
+	}
+	uint64_t until = w->now + 3 * c->attempt_ms * MS + 8 * round_ns + SEC;
+	while (w->now < until && !w->over) {
+		keep(w, 0, 1, k);
+		run_for(w, step_ns);
+	}
+	if (!w->over)
+		all_hold(w, k, crash ? "after a crash" : "after a partition");
+	if (!w->over)
+		give_up_lock(w, 0, 1, k);
+	run_for(w, round_ns);
+}
+
+/* Rivals whose attempts came to nothing leave no promise standing. */
+static void no_promise_stays(struct world *w, uint64_t round_ns)
+{
+	unsigned k = (unsigned)below(w, w->keys), rivals = w->clients < 6 ? w->clients : 6;
+	for (unsigned i = 0; i < rivals && !w->over; i++)
+		lock_for(w, i, 1 + i % w->n, k, 0, long_ttl_ms(w));
+	run_for(w, round_ns + 12 * w->node[1].cfg.attempt_ms * MS);
+	for (unsigned id = 1; id <= w->n && !w->over; id++) {
+		struct engine_stats s;
+		engine_stats(w->node[id].engine, &s);
+		if (s.promises != 0)
+			violation(w, RUN_STUCK, "promise: node %u keeps one that nobody wants", id);
+	}
+	run_for(w, long_ttl_ms(w) * MS * 5 / 4 + 50 * MS);
+}
+
 void liveness_check(struct world *w)
 {
 	const struct engine_config *c = &w->node[1].cfg;
@@ -148,6 +253,13 @@ void liveness_check(struct world *w)
 	lock_everything(w, round);
 	if (!w->over)
 		wait_in_line(w, round);
+	if (w->over || !all_ended(w))
+		return;
+	run_for(w, long_ttl_ms(w) * MS * 5 / 4);
+	if (!w->over)
+		nothing_is_missed(w, round);
+	if (!w->over && w->clients > 1)
+		no_promise_stays(w, round);
 	if (w->over || !all_ended(w))
 		return;
 	run_for(w, 2 * SEC + 6 * tomb);

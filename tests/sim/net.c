@@ -46,11 +46,23 @@ static void send_one(struct world *w, unsigned from, unsigned to, const struct m
 	world_push(w, w->now + net_delay(w, to), ITEM_MSG, to, at, 0);
 }
 
+/* Any message; or, in some runs, nearly all of one kind. */
+static bool is_lost(struct world *w, const struct msg *m)
+{
+	const struct swarm *s = &w->swarm;
+	if (w->calm)
+		return false;
+	bool reply = m->type == MSG_REPLY;
+	uint8_t type = reply ? m->req_type : m->type;
+	unsigned ppm = type == s->lost_type && reply == s->lost_reply ? s->lost_type_ppm : 0;
+	return chance(w, s->loss_ppm) || chance(w, ppm);
+}
+
 void net_post(struct world *w, unsigned from, unsigned to, const struct msg *m)
 {
 	const struct node *n = &w->node[from];
 	/* The shard skips a node that it has no link to. */
-	if (n->linked[to] == 0 || w->cut[from][to] || (!w->calm && chance(w, w->swarm.loss_ppm))) {
+	if (n->linked[to] == 0 || w->cut[from][to] || is_lost(w, m)) {
 		w->sums.lost++;
 		return;
 	}
@@ -72,7 +84,9 @@ static bool passes(struct world *w, const struct mail *mail)
 	if (mail->stream != w->stream[mail->from][mail->to] && !chance(w, w->swarm.old_stream_ppm))
 		return false;
 	uint64_t age = clock_read(&n->mclk, w->now) - mail->sent_mclk;
-	if (age > n->cfg.attempt_ms * MS && !(is_reply && w->swarm.late_replies)) {
+	bool any_age = MUTANT(MESSAGE_OLD) || MUTANT(EXTEND_LATE);
+	bool old = age > n->cfg.attempt_ms * MS && !any_age;
+	if (old && !(is_reply && w->swarm.late_replies)) {
 		w->sums.dropped_old++;
 		return false;
 	}

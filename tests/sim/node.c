@@ -12,7 +12,8 @@
 
 enum { TICKS_MAX = 64 };
 
-#define WALL_US UINT64_C(1800000000000000)
+#define WALL_US          UINT64_C(1800000000000000)
+#define WALL_SKEW_MAX_US UINT64_C(3600000000)
 
 /* One range per node for all runs; only what was touched costs anything. */
 void node_memory(struct world *w, unsigned id)
@@ -43,9 +44,18 @@ uint64_t node_wall_n(const struct world *w, unsigned id)
 void node_clocks(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
+	uint64_t before = n->time.slow_ns;
 	n->time.slow_ns = clock_read(&n->slow, w->now);
 	n->time.fast_ns = clock_read(&n->fast, w->now);
 	n->time.wall_us = node_wall_n(w, id) + EPOCH_US;
+	if (MUTANT(CLOCK_WALL)) {
+		uint64_t wall_ns = (n->time.wall_us + WALL_SKEW_MAX_US - WALL_US) * 1000;
+		n->time.slow_ns = n->time.fast_ns = wall_ns > before ? wall_ns : before;
+	}
+	if (MUTANT(CLOCK_FAST))
+		n->time.slow_ns = n->time.fast_ns;
+	if (MUTANT(CLOCK_SLOW))
+		n->time.fast_ns = n->time.slow_ns;
 }
 
 static bool node_in_sync(const struct node *n)
@@ -244,7 +254,7 @@ static bool all_heard(const struct world *w, unsigned id)
 static void look_again(struct world *w, unsigned id)
 {
 	const struct node *n = &w->node[id];
-	uint64_t due = restart_due_ns(&n->restart), slow = clock_read(&n->slow, w->now);
+	uint64_t due = restart_due_ns(&n->restart), slow = n->time.slow_ns;
 	if (due == UINT64_MAX)
 		return;
 	uint64_t left = due > slow ? due - slow : 10 * MS;
@@ -279,7 +289,8 @@ void node_control(struct world *w, unsigned id)
 	struct node *n = &w->node[id];
 	if (!n->up || n->restart.status == NODE_ACTIVE)
 		return;
-	struct restart_news news = {.slow_ns = clock_read(&n->slow, w->now),
+	node_clocks(w, id);
+	struct restart_news news = {.slow_ns = n->time.slow_ns,
 		.wall_n = node_wall_n(w, id),
 		.durable_n = n->durable_n,
 		.all_heard = all_heard(w, id),
@@ -335,7 +346,8 @@ static void fall(struct world *w, unsigned id)
 		uint64_t notice = chance(w, 800000) ? below(w, MS) : below(w, SEC);
 		world_push(w, w->now + notice, ITEM_CUT, k, id, w->stream[k][id]);
 	}
-	world_push(w, w->now + below(w, chance(w, 500000) ? 20 * MS : 2 * SEC), ITEM_START, id, 0,
+	uint64_t away = chance(w, 500000) ? 20 * MS : 2 * SEC;
+	world_push(w, w->now + below(w, w->swarm.quick_starts ? MS : away), ITEM_START, id, 0,
 		n->life);
 }
 

@@ -30,7 +30,9 @@ static _Noreturn void usage(void)
 	(void)fprintf(stderr,
 		"usage: sim --seed N [--runs M] [--nodes 3|5] [--events N] [--level engine|shard]\n"
 		"           [--trace [--trace-lines N]] [--history FILE] [--lie PPM] [--quiet]\n"
-		"  --lie PPM  clocks go wrong by up to this, beyond what the engines are told\n");
+		"           [--mutant NAME | --list-mutants]\n"
+		"  --lie PPM  clocks go wrong by up to this, beyond what the engines are told\n"
+		"  --mutant   break this rule (in the build for it only, sim_mutants)\n");
 	exit(RUN_USAGE);
 }
 
@@ -43,12 +45,19 @@ static uint64_t number(const char *text)
 	return n;
 }
 
+static _Noreturn void list_mutants(void)
+{
+	mutants_list(stdout);
+	exit(RUN_OK);
+}
+
 static void parse(struct options *o, int argc, char **argv)
 {
 	static const struct option names[] = {{"seed", 1, NULL, 's'}, {"runs", 1, NULL, 'r'},
 		{"nodes", 1, NULL, 'n'}, {"events", 1, NULL, 'e'}, {"level", 1, NULL, 'l'},
 		{"trace", 0, NULL, 't'}, {"history", 1, NULL, 'h'}, {"lie", 1, NULL, 'd'},
-		{"quiet", 0, NULL, 'q'}, {"trace-lines", 1, NULL, 'T'}, {0}};
+		{"quiet", 0, NULL, 'q'}, {"trace-lines", 1, NULL, 'T'}, {"mutant", 1, NULL, 'm'},
+		{"list-mutants", 0, NULL, 'L'}, {0}};
 	int c;
 	*o = (struct options){.seed = 1, .runs = 1, .events = 100000, .trace_lines = 30};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -72,6 +81,10 @@ static void parse(struct options *o, int argc, char **argv)
 			o->lie_ppm = (unsigned)number(optarg);
 		else if (c == 'q')
 			o->quiet = true;
+		else if (c == 'm' && mutant_break(optarg))
+			continue;
+		else if (c == 'L')
+			list_mutants();
 		else
 			usage();
 	}

@@ -78,6 +78,10 @@ struct swarm {
 	unsigned loss_ppm, dup_ppm, tail_ppm, midcrash_ppm, old_stream_ppm;
 	uint64_t delay_ns, jitter_ns, tail_ns, think_ns, fault_ns, slow_ns;
 	bool late_replies;
+	uint8_t lost_type; /* enum msg_type; of a reply: of its request */
+	bool lost_reply;
+	unsigned lost_type_ppm;
+	bool quick_starts;   /* a crashed node is back at once */
 	unsigned weight[16]; /* by enum fault */
 	unsigned weights;
 	int drift_ppm; /* true bound of the clocks */
@@ -87,6 +91,7 @@ struct swarm {
 	unsigned give_up_ppm, cancel_ppm, mistake_ppm, crash_client_ppm, idempotent_ppm;
 	uint32_t ttl_ms; /* longest lease asked for */
 	unsigned read_percent;
+	unsigned writers; /* clients that only read and write over what others hold */
 };
 
 /* ---- nodes ---- */
@@ -154,6 +159,9 @@ struct client {
 	bool gone_release; /* a RELEASE is under way somewhere: never touch that value again */
 	uint64_t token;
 	struct belief belief;
+	uint64_t seen_token; /* a writer: what it read last, and has not written over yet */
+	uint32_t seen_value;
+	uint8_t seen_key;
 	bool probe; /* of the liveness phase: does what it is told */
 	enum outcome outcome;
 };
@@ -171,9 +179,10 @@ struct call {
 	uint32_t value, new_value, ttl_ms;
 	uint64_t token, wait_ms;
 	uint64_t sent, sent_own, deadline_fast;
-	uint64_t seen_top; /* highest token granted when it was sent */
-	uint64_t stream;   /* shard level: serial of the connection */
-	uint32_t record;   /* of the history */
+	uint64_t seen_top;       /* highest token granted when it was sent */
+	struct ballot waits_for; /* WAITRELEASE: what was live at its node */
+	uint64_t stream;         /* shard level: serial of the connection */
+	uint32_t record;         /* of the history */
 };
 
 /* ---- history.c ---- */
@@ -371,6 +380,11 @@ const struct lease *lease_of(const struct world *w, unsigned id, unsigned k);
 
 /* ---- liveness.c ---- */
 void liveness_check(struct world *w);
+
+/* ---- mutants.c ---- */
+/* Break this rule from now on; false: there is none of that name, or this build has none. */
+bool mutant_break(const char *name);
+void mutants_list(FILE *f);
 
 /* ---- history.c, linear.c ---- */
 void history_begin(struct world *w, struct call *call);

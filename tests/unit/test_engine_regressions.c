@@ -157,6 +157,26 @@ static void test_release_ok_means_a_sealed_majority(void **state)
 	fixture_free(f);
 }
 
+/* Its own copy is gone, the others were written over and then ended by themselves: whether the
+ * RELEASE or the write came first is decided, and was not in favour of the RELEASE. */
+static void test_release_too_late_for_a_write_is_not_ok(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "V", 500)), OUT_OK);
+	fixture_delay(f, 1, 0, MSG_RELEASE);
+	fixture_lose(f, 2, 1, MSG_PREPARE);
+	uint64_t release = fixture_release(f, 1, "k", "V");
+	assert_int_equal(fixture_outcome(f, fixture_update(f, 2, "k", "V", "W")), OUT_OK);
+	fixture_let_go(f); /* refused: both are promised to the writer */
+	fixture_delay(f, 1, 0, MSG_PREPARE);
+	fixture_run_ms(f, 700);
+	fixture_let_go(f);
+	fixture_run_ms(f, 2000);
+	assert_int_equal(fixture_outcome(f, release), OUT_UNKNOWN);
+	fixture_free(f);
+}
+
 /* A confirmed copy at the master that was promised to a rival stood there for the whole lease. */
 static void test_release_removes_the_copy_promised_to_a_rival(void **state)
 {
@@ -315,6 +335,7 @@ int main(void)
 		cmocka_unit_test(test_update_overwritten_is_not_applied_twice),
 		cmocka_unit_test(test_release_unknown_leaves_an_adopted_lock_alone),
 		cmocka_unit_test(test_release_ok_means_a_sealed_majority),
+		cmocka_unit_test(test_release_too_late_for_a_write_is_not_ok),
 		cmocka_unit_test(test_release_removes_the_copy_promised_to_a_rival),
 		cmocka_unit_test(test_cancel_of_a_running_attempt_leaves_the_line),
 		cmocka_unit_test(test_cancel_of_a_winning_attempt_hands_the_lock_back),
