@@ -99,17 +99,22 @@ static struct buf empty_body(struct engine *e)
 }
 
 /* Append those of one segment that are not known yet. False: one did not fit, and *ret_cursor is
- * its hash. */
+ * its hash. *floor_n covers those that say nothing: a lease may be over and its tombstone not there
+ * yet (seed 112638: the token that it had was granted again). */
 static bool append(struct engine *e, const struct msg *m, const struct gathered *v, unsigned n,
-	struct buf *body, uint64_t *ret_cursor)
+	struct buf *body, uint64_t *ret_cursor, uint64_t *floor_n)
 {
 	for (unsigned i = 0; i < n; i++) {
 		const struct lease *l = lease_at(e, v[i].ref);
 		struct sync_entry s;
 		bool known = m->key.len != 0 && v[i].hash == m->cursor &&
 			     key_cmp(lease_key(l), m->key) <= 0;
-		if (known || !describe(e, l, &s))
+		if (known)
 			continue;
+		if (!describe(e, l, &s)) {
+			*floor_n = l->maxn > *floor_n ? l->maxn : *floor_n;
+			continue;
+		}
 		if (sync_entry_encode(body, &s) != 0) {
 			*ret_cursor = v[i].hash;
 			return false;
@@ -124,15 +129,15 @@ static void report_slot(struct engine *e, const struct msg *m, struct msg *reply
 	struct gathered v[MAP_SEGMENT_SLOTS];
 	uint64_t at = m->cursor != 0 ? m->cursor : slot_first_hash(e, m->slot);
 	bool room = slot_of(e, at) == m->slot;
-	uint64_t next = 0;
+	uint64_t next = 0, floor_n = tombs_top(&e->tombs, m->slot);
 	for (unsigned i = 0; room && i < SYNC_SEGMENTS; i++) {
 		unsigned n;
 		next = slot_gather(e, m->slot, at, v, &n);
-		room = append(e, m, v, n, &body, &next) && next != 0;
+		room = append(e, m, v, n, &body, &next, &floor_n) && next != 0;
 		at = next;
 	}
 	reply->cursor = next;
-	reply->n = tombs_top(&e->tombs, m->slot);
+	reply->n = floor_n;
 	reply->value = bytes_of(body.data, body.len);
 }
 

@@ -69,6 +69,31 @@ static void attempt_made(struct world *w, const struct msg *m)
 	history_attempt(w, m->key.p[1], m->uid, get_u32(m->value.p));
 }
 
+/* Some rounds reach just as many as they need. */
+static void send_round(struct world *w, unsigned id, const struct effect *f)
+{
+	unsigned n = f->send.to_count, spare = w->n - w->majority;
+	bool narrow = n > spare && !w->calm && chance(w, w->swarm.narrow_ppm);
+	unsigned first = narrow ? (unsigned)below(w, n) : 0;
+	for (unsigned k = 0; k < n; k++)
+		if (!narrow || (k + n - first) % n >= spare)
+			net_post(w, id, f->send.to[k], &f->send.msg);
+}
+
+/* The worst moments to die: right after a vote, and right after a client was told. */
+static bool dies_now(struct world *w, const struct event *ev)
+{
+	bool voted = false, told = false;
+	for (unsigned i = 0; i < w->fx.n; i++) {
+		const struct effect *f = &w->fx.v[i];
+		told |= f->type == FX_REPLY && f->reply.outcome == OUT_OK;
+		voted |= f->type == FX_SEND && f->send.msg.type == MSG_REPLY &&
+			 ev->type == EV_MSG && f->send.msg.verdict == VERDICT_ACK;
+	}
+	return !w->calm && (chance(w, voted ? w->swarm.vote_crash_ppm : 0) ||
+				   chance(w, told ? w->swarm.told_crash_ppm : 0));
+}
+
 static void carry_out(struct world *w, unsigned id, unsigned n_effects)
 {
 	for (unsigned i = 0; i < n_effects && !w->over; i++) {
@@ -78,8 +103,7 @@ static void carry_out(struct world *w, unsigned id, unsigned n_effects)
 		} else if (f->type == FX_SEND) {
 			if (f->send.msg.type == MSG_TRYLOCK)
 				attempt_made(w, &f->send.msg);
-			for (unsigned k = 0; k < f->send.to_count; k++)
-				net_post(w, id, f->send.to[k], &f->send.msg);
+			send_round(w, id, f);
 		} else {
 			struct node *n = &w->node[id];
 			n->asked_n = f->ceiling_n > n->asked_n ? f->ceiling_n : n->asked_n;
@@ -126,7 +150,7 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 		check_node(w, id);
 	if (w->over)
 		return;
-	if (cut != UINT32_MAX) {
+	if (cut != UINT32_MAX || dies_now(w, ev)) {
 		node_crash(w, id);
 		return;
 	}

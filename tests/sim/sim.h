@@ -81,8 +81,10 @@ struct swarm {
 	uint8_t lost_type; /* enum msg_type; of a reply: of its request */
 	bool lost_reply;
 	unsigned lost_type_ppm;
-	bool quick_starts;   /* a crashed node is back at once */
-	unsigned weight[16]; /* by enum fault */
+	bool quick_starts;                       /* a crashed node is back at once */
+	unsigned narrow_ppm;                     /* a round that reaches no more than a majority */
+	unsigned vote_crash_ppm, told_crash_ppm; /* who has just voted, or told a client OK, dies */
+	unsigned weight[16];                     /* by enum fault */
 	unsigned weights;
 	int drift_ppm; /* true bound of the clocks */
 	bool slews;    /* BOOTTIME is slewed far beyond rho, RAW is not */
