@@ -1,5 +1,5 @@
-/* Rules of the protocol that the simulator breaks on purpose, one at a time, to see that its judges
- * find out (tests/sim/mutants.txt: which seed finds which). Only its own build of the engine, with
+/* Rules of the protocol that the simulator breaks on purpose, to see that its judges find out
+ * (tests/sim/mutants.txt: which seed finds which). Only its own build of the engine, with
  * LOCKER_MUTANTS, has them; everywhere else MUTANT() is false and costs nothing. */
 #pragma once
 
@@ -7,7 +7,6 @@
 
 /* What is broken. S numbers and sections are those of core/protocol.md. */
 enum mutant {
-	MUTANT_NONE,
 	/* voting, 2.5 */
 	MUTANT_TRYLOCK_OVERWRITES,  /* S1, S8: a live lease of another is replaced */
 	MUTANT_TRYLOCK_ANY_BALLOT,  /* no floor: an old ballot is granted */
@@ -86,8 +85,8 @@ enum mutant {
 };
 
 #ifdef LOCKER_MUTANTS
-extern enum mutant mutant_broken;
-#define MUTANT(name) (mutant_broken == MUTANT_##name)
+extern bool mutant_broken[MUTANT_COUNT];
+#define MUTANT(name) mutant_broken[MUTANT_##name]
 #else
 #define MUTANT(name) false
 #endif

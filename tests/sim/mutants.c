@@ -4,7 +4,6 @@
 #include <string.h>
 
 static const char *const names[MUTANT_COUNT] = {
-	[MUTANT_NONE] = "none",
 	[MUTANT_TRYLOCK_OVERWRITES] = "trylock-overwrites",
 	[MUTANT_TRYLOCK_ANY_BALLOT] = "trylock-any-ballot",
 	[MUTANT_RELEASE_UNSEALED] = "release-unsealed",
@@ -76,28 +75,39 @@ static const char *const names[MUTANT_COUNT] = {
 };
 
 #ifdef LOCKER_MUTANTS
-enum mutant mutant_broken;
+bool mutant_broken[MUTANT_COUNT];
+#endif
 
-bool mutant_break(const char *name)
+static bool break_one(const char *name, size_t len)
 {
+#ifdef LOCKER_MUTANTS
 	for (unsigned i = 0; i < MUTANT_COUNT; i++) {
 		CHECK(names[i] != NULL);
-		if (strcmp(names[i], name) == 0) {
-			mutant_broken = (enum mutant)i;
+		if (strlen(names[i]) == len && memcmp(names[i], name, len) == 0) {
+			mutant_broken[i] = true;
 			return true;
 		}
 	}
+#endif
+	(void)name;
+	(void)len;
 	return false;
 }
-#else
-bool mutant_break(const char *name)
+
+bool mutants_break(const char *joined)
 {
-	return strcmp(names[MUTANT_NONE], name) == 0;
+	for (;;) {
+		size_t len = strcspn(joined, "+");
+		if (!break_one(joined, len))
+			return false;
+		if (joined[len] == '\0')
+			return true;
+		joined += len + 1;
+	}
 }
-#endif
 
 void mutants_list(FILE *f)
 {
-	for (unsigned i = MUTANT_NONE + 1; i < MUTANT_COUNT; i++)
+	for (unsigned i = 0; i < MUTANT_COUNT; i++)
 		(void)fprintf(f, "%s\n", names[i]);
 }

@@ -25,14 +25,32 @@ static void on_signal(int number)
 	_exit(RUN_CRASHED);
 }
 
-static _Noreturn void usage(void)
+static const char help[] =
+	"usage: sim [OPTION]...\n"
+	"Clusters of real engines in a world that goes wrong, as the seed says. The same seed "
+	"gives\n"
+	"the same events, and the same trace hash, on every machine.\n"
+	"\n"
+	"  --seed N         of the first run (1)\n"
+	"  --runs M         how many seeds, one after another, until one fails (1)\n"
+	"  --nodes 3|5      masters (the seed chooses)\n"
+	"  --events N       events of a run before everything is healed (100000)\n"
+	"  --level LEVEL    engine, or shard: shards and their streams as well (the seed chooses)\n"
+	"  --trace          when a run fails, tell what happened last\n"
+	"  --trace-lines N  ... in that many lines (30, at most 65536)\n"
+	"  --history FILE   write what clients asked and heard, for another judge\n"
+	"  --lie PPM        clocks go wrong by up to this, beyond what the engines are told\n"
+	"  --mutant NAMES   break this rule, or NAME+NAME: these (only in sim_mutants)\n"
+	"  --list-mutants   their names\n"
+	"  --quiet          no summary\n"
+	"\n"
+	"Exit status: 0 nothing that must not happen, 1 wrong usage, 2 safety lost, 3 liveness "
+	"lost,\n"
+	"4 crashed. The first line then names the seed to repeat it with.\n";
+
+static _Noreturn void usage(const char *what, const char *value)
 {
-	(void)fprintf(stderr,
-		"usage: sim --seed N [--runs M] [--nodes 3|5] [--events N] [--level engine|shard]\n"
-		"           [--trace [--trace-lines N]] [--history FILE] [--lie PPM] [--quiet]\n"
-		"           [--mutant NAME | --list-mutants]\n"
-		"  --lie PPM  clocks go wrong by up to this, beyond what the engines are told\n"
-		"  --mutant   break this rule (in the build for it only, sim_mutants)\n");
+	(void)fprintf(stderr, "sim: %s%s; sim --help tells more\n", what, value);
 	exit(RUN_USAGE);
 }
 
@@ -40,14 +58,24 @@ static uint64_t number(const char *text)
 {
 	char *end;
 	uint64_t n = strtoull(text, &end, 0);
-	if (*text == '\0' || *end != '\0')
-		usage();
+	if (*text < '0' || *text > '9' || *end != '\0')
+		usage("not a number: ", text);
 	return n;
 }
 
-static _Noreturn void list_mutants(void)
+static enum level level_of(const char *text)
 {
-	mutants_list(stdout);
+	if (strcmp(text, "engine") != 0 && strcmp(text, "shard") != 0)
+		usage("--level is engine or shard, not ", text);
+	return *text == 's' ? LEVEL_SHARD : LEVEL_ENGINE;
+}
+
+static _Noreturn void say(bool mutants)
+{
+	if (mutants)
+		mutants_list(stdout);
+	else
+		(void)fputs(help, stdout);
 	exit(RUN_OK);
 }
 
@@ -57,7 +85,7 @@ static void parse(struct options *o, int argc, char **argv)
 		{"nodes", 1, NULL, 'n'}, {"events", 1, NULL, 'e'}, {"level", 1, NULL, 'l'},
 		{"trace", 0, NULL, 't'}, {"history", 1, NULL, 'h'}, {"lie", 1, NULL, 'd'},
 		{"quiet", 0, NULL, 'q'}, {"trace-lines", 1, NULL, 'T'}, {"mutant", 1, NULL, 'm'},
-		{"list-mutants", 0, NULL, 'L'}, {0}};
+		{"list-mutants", 0, NULL, 'L'}, {"help", 0, NULL, 'H'}, {0}};
 	int c;
 	*o = (struct options){.seed = 1, .runs = 1, .events = 100000, .trace_lines = 30};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -70,7 +98,7 @@ static void parse(struct options *o, int argc, char **argv)
 		else if (c == 'e')
 			o->events = number(optarg);
 		else if (c == 'l')
-			o->level = strcmp(optarg, "shard") == 0 ? LEVEL_SHARD : LEVEL_ENGINE;
+			o->level = level_of(optarg);
 		else if (c == 't')
 			o->trace = true;
 		else if (c == 'T')
@@ -81,16 +109,19 @@ static void parse(struct options *o, int argc, char **argv)
 			o->lie_ppm = (unsigned)number(optarg);
 		else if (c == 'q')
 			o->quiet = true;
-		else if (c == 'm' && mutant_break(optarg))
-			continue;
-		else if (c == 'L')
-			list_mutants();
-		else
-			usage();
+		else if (c == 'm' && !mutants_break(optarg))
+			usage("no such rule in this build: ", optarg);
+		else if (c == 'L' || c == 'H')
+			say(c == 'L');
+		else if (c == '?')
+			usage("that is not an option, or it lacks its value", "");
 	}
-	bool nodes_ok = o->nodes == 0 || o->nodes == 3 || o->nodes == 5;
-	if (optind != argc || !nodes_ok || o->lie_ppm > 400000)
-		usage();
+	if (optind != argc)
+		usage("what is that: ", argv[optind]);
+	if (o->nodes != 0 && o->nodes != 3 && o->nodes != 5)
+		usage("--nodes is 3 or 5", "");
+	if (o->lie_ppm > 400000)
+		usage("--lie is at most 400000", "");
 }
 
 static void write_history(const struct options *o)

@@ -384,8 +384,10 @@ const struct lease *lease_of(const struct world *w, unsigned id, unsigned k);
 void liveness_check(struct world *w);
 
 /* ---- mutants.c ---- */
-/* Break this rule from now on; false: there is none of that name, or this build has none. */
-bool mutant_break(const char *name);
+/* Break these rules (NAME+NAME) from now on; false: there is none of a name, or this build has
+ * none.
+ */
+bool mutants_break(const char *joined);
 void mutants_list(FILE *f);
 
 /* ---- history.c, linear.c ---- */

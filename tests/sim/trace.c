@@ -1,12 +1,9 @@
 /* The trace: a hash over everything that happened, the last lines of it, and the report of what
  * must not happen. */
+#include "commit.h"
 #include "sim.h"
 
 #include <stdarg.h>
-
-#ifndef SIM_COMMIT
-#define SIM_COMMIT "unknown"
-#endif
 
 enum { LINES_MAX = 65536, LINE_BYTES = 160 };
 
