@@ -332,6 +332,8 @@ static uint32_t some_ttl(struct world *w)
 {
 	uint32_t most = w->swarm.ttl_ms;
 	unsigned dice = (unsigned)below(w, 10);
+	if (w->swarm.registers)
+		return most;
 	if (dice == 0)
 		return 1 + (uint32_t)below(w, 5);
 	return 1 + (uint32_t)below(w, dice < 6 ? most / 8 + 1 : most);
@@ -442,7 +444,7 @@ static enum role choose(struct world *w, unsigned i, unsigned dice, enum op_kind
 		return ROLE_WRITER;
 	}
 	if (holds && dice < 85) {
-		*ret_kind = dice < 35   ? OP_RELEASE
+		*ret_kind = dice < 35   ? w->swarm.registers ? OP_UPDATE : OP_RELEASE
 			    : dice < 58 ? OP_EXTEND
 			    : dice < 78 ? OP_UPDATE
 					: OP_READ_QUORUM;
@@ -463,7 +465,8 @@ void client_wake(struct world *w, unsigned i)
 	struct client *c = &w->client[i];
 	if (w->calm || c->probe || c->call != NO_CALL)
 		return;
-	unsigned id = 1 + (unsigned)below(w, w->n), dice = (unsigned)below(w, 100);
+	unsigned id = 1 + (w->swarm.homes ? i % w->n : (unsigned)below(w, w->n));
+	unsigned dice = (unsigned)below(w, 100);
 	enum op_kind kind = OP_LOCK;
 	enum role role = choose(w, i, dice, &kind);
 	struct call *call = w->node[id].up ? ask_new(w, i, id, kind) : NULL;

@@ -65,7 +65,9 @@ void swarm_choose(struct world *w)
 	s->mistake_ppm = some(w, 100000);
 	s->idempotent_ppm = some(w, 1000000);
 	s->read_percent = 10 + (unsigned)below(w, 50);
-	s->writers = chance(w, 300000) ? (unsigned)below(w, w->clients) : 0;
+	s->registers = chance(w, 200000);
+	s->writers = s->registers || chance(w, 300000) ? (unsigned)below(w, w->clients) : 0;
+	s->homes = chance(w, 300000);
 }
 
 /* slow <= RAW <= fast, RAW within rho; slewing moves BOOTTIME only (protocol.md 2.1). */

@@ -231,39 +231,54 @@ static void add_maybe(const struct world *w, const struct record *r)
 		uint64_t last = last_use[r->value] > r->begin ? last_use[r->value] : r->begin;
 		p->optional = true;
 		p->end = last + lease_ns;
+		used(r->value, p->end); /* what wrote it matters (seed 822) */
 		steps[n_steps] = *p;
 		steps[n_steps++].kind = STEP_PART_RELEASE;
 	}
 }
 
+struct instance {
+	uint64_t token;
+	uint32_t value; /* that it began with: two coordinators may make one token */
+};
+
 static int by_token(const void *a, const void *b)
 {
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-	return x < y ? -1 : x > y;
+	const struct instance *x = a, *y = b;
+	if (x->token != y->token)
+		return x->token < y->token ? -1 : 1;
+	return x->value < y->value ? -1 : x->value > y->value;
+}
+
+static int by_token_only(const void *a, const void *b)
+{
+	const struct instance *x = a, *y = b;
+	return x->token < y->token ? -1 : x->token > y->token;
 }
 
 /* Attempts that somebody saw, though no plain LOCK was granted with that token. */
 static void add_ghosts(const struct world *w, unsigned k)
 {
-	static uint64_t locked[2 * HISTORY_MAX], named[2 * HISTORY_MAX];
+	static struct instance locked[4 * HISTORY_MAX], named[4 * HISTORY_MAX];
 	/* A message that asks for a vote lives for T_msg = T_att on the receiver's clock, which NTP
 	 * may slew; votes after that are none. */
 	uint64_t ghost_ns = 2 * w->node[1].cfg.attempt_ms * MS + 50 * MS;
 	uint32_t n_locked = 0, n_named = 0, end = n_steps;
 	for (uint32_t i = 0; i < end; i++) {
 		const struct step *p = &steps[i];
+		struct instance one = {p->token, p->value};
 		if (p->kind == STEP_LOCK)
-			locked[n_locked++] = p->token;
+			locked[n_locked++] = one;
 		else if (!p->optional && p->kind != STEP_READ_NULL)
-			named[n_named++] = p->token;
+			named[n_named++] = one;
 	}
 	qsort(locked, n_locked, sizeof locked[0], by_token);
 	qsort(named, n_named, sizeof named[0], by_token);
 	for (uint32_t i = 0; i < w->history.attempts; i++) {
 		const struct attempt *a = &w->history.attempt[i];
-		if (a->key != k ||
-			bsearch(&a->n, locked, n_locked, sizeof a->n, by_token) != NULL ||
-			bsearch(&a->n, named, n_named, sizeof a->n, by_token) == NULL)
+		struct instance one = {a->n, a->value};
+		if (a->key != k || bsearch(&one, locked, n_locked, sizeof one, by_token) != NULL ||
+			bsearch(&one, named, n_named, sizeof one, by_token_only) == NULL)
 			continue;
 		steps[n_steps++] = (struct step){.kind = STEP_GHOST,
 			.optional = true,
@@ -274,23 +289,33 @@ static void add_ghosts(const struct world *w, unsigned k)
 	}
 }
 
+/* Is there something that made the instance, or wrote its value, which nothing else has? */
+static bool has_origin(const struct step *p)
+{
+	for (uint32_t k = 0; k < n_steps; k++) {
+		const struct step *q = &steps[k];
+		bool made = (q->kind == STEP_LOCK || q->kind == STEP_GHOST) &&
+			    q->token == p->token && q->value == p->value;
+		bool written = (q->kind == STEP_UPDATE || q->kind == STEP_MAYBE_UPDATE) &&
+			       q->new_value == p->value;
+		if (made || written)
+			return true;
+	}
+	return false;
+}
+
 /* Shard level: an attempt that came and went within one loop was not seen by the world. */
 static void add_unseen_ghosts(uint32_t end)
 {
 	for (uint32_t i = 0; i < end; i++) {
 		const struct step *p = &steps[i];
-		if (p->optional || p->token == 0 || p->kind == STEP_LOCK)
+		if (p->optional || p->token == 0 || p->kind == STEP_LOCK || has_origin(p))
 			continue;
-		bool known = false;
-		for (uint32_t k = 0; k < n_steps && !known; k++)
-			known = steps[k].token == p->token &&
-				(steps[k].kind == STEP_LOCK || steps[k].kind == STEP_GHOST);
-		if (!known)
-			steps[n_steps++] = (struct step){.kind = STEP_GHOST,
-				.optional = true,
-				.value = p->value,
-				.token = p->token,
-				.end = UINT64_MAX};
+		steps[n_steps++] = (struct step){.kind = STEP_GHOST,
+			.optional = true,
+			.value = p->value,
+			.token = p->token,
+			.end = UINT64_MAX};
 	}
 }
 

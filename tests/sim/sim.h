@@ -94,6 +94,8 @@ struct swarm {
 	uint32_t ttl_ms; /* longest lease asked for */
 	unsigned read_percent;
 	unsigned writers; /* clients that only read and write over what others hold */
+	bool registers;   /* locks are kept, and written over again and again */
+	bool homes;       /* clients ask the same node always */
 };
 
 /* ---- nodes ---- */
