@@ -1,12 +1,14 @@
 /* One engine of a cluster of three, driven by bytes: operations, messages of peers (true to the
- * codec, otherwise arbitrary), links, time, status and ceilings. What it sends must encode, every
- * operation must get exactly one answer, and its structures must stay whole. */
+ * codec, otherwise arbitrary) and reports of what they hold, links, time, status and ceilings. What
+ * it sends must encode, every operation must get exactly one answer, and its structures must stay
+ * whole. */
 #include "core/engine.h"
 
 #include <sys/mman.h>
 
 #include "base/check.h"
 #include "base/hash.h"
+#include "wire/sync.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -26,7 +28,7 @@ enum { EVENTS_MAX = 400, SENT_MAX = 16, KEYS = 4, VALUES = 4, SETTLE_STEPS = 64 
 #define MS UINT64_C(1000000)
 
 struct sent {
-	uint8_t type;
+	uint8_t type, flags;
 	uint64_t req;
 	struct ballot uid;
 	uint16_t slot;
@@ -36,6 +38,7 @@ struct drive {
 	const uint8_t *p;
 	size_t left;
 	struct engine *engine;
+	uint16_t slots;
 	struct engine_time time;
 	struct effects fx;
 	uint64_t next_tag, token;
@@ -43,7 +46,7 @@ struct drive {
 	bool can_end[EVENTS_MAX + 1]; /* by tag: EV_CANCEL ends it */
 	struct sent sent[SENT_MAX];
 	unsigned n_sent;
-	struct buf buf;
+	struct buf buf, body;
 	uint8_t copy[VALUE_MAX_BYTES];
 };
 
@@ -117,7 +120,7 @@ static void note_sent(struct drive *d, const struct msg *m)
 {
 	d->buf.len = 0;
 	CHECK(msg_encode(&d->buf, m) == 0);
-	d->sent[d->n_sent++ % SENT_MAX] = (struct sent){m->type, m->req, m->uid, m->slot};
+	d->sent[d->n_sent++ % SENT_MAX] = (struct sent){m->type, m->flags, m->req, m->uid, m->slot};
 }
 
 static void step(struct drive *d, const struct event *ev)
@@ -182,7 +185,7 @@ static struct msg make_msg(struct drive *d, uint8_t type)
 {
 	struct msg m = {.type = type, .key = pick_key(d), .uid = pick_uid(d), .req = 1 + take(d)};
 	uint8_t flags = take(d);
-	m.slot = engine_slot_of(hash_bytes(m.key), 16);
+	m.slot = engine_slot_of(hash_bytes(m.key), d->slots);
 	m.node = 2 + flags % 2;
 	m.lease_ms = type == MSG_TRYLOCK || type == MSG_EXTEND ? 1 + flags * UINT32_C(300) : 0;
 	if (type == MSG_TRYLOCK || type == MSG_EXTEND || type == MSG_ACCEPT) {
@@ -199,6 +202,62 @@ static struct msg make_msg(struct drive *d, uint8_t type)
 		m.uid = (struct ballot){0};
 	if (type == MSG_READ || type == MSG_EXTEND)
 		m.n = pick_n(d);
+	if (type == MSG_SYNC) {
+		m.flags |= flags & 1 ? MSG_ONE_KEY : 0;
+		m.cursor = flags & 2 ? hash_bytes(m.key) : flags & 4 ? pick_n(d) : 0;
+		m.key = flags & 3 ? m.key : (struct bytes){0};
+	}
+	return m;
+}
+
+/* What a peer may hold of a key. */
+static struct sync_entry make_entry(struct drive *d)
+{
+	uint8_t flags = take(d);
+	struct sync_entry s = {.key = pick_key(d),
+		.flags = flags & SYNC_FLAGS_ALL,
+		.maxn = pick_n(d) & BALLOT_MAX,
+		.remaining_ns = (1 + (flags >> 4)) * 500 * MS};
+	if (flags & SYNC_SHADOW) {
+		s.flags = SYNC_SHADOW;
+		return s;
+	}
+	s.uid = pick_uid(d);
+	s.uid.n &= BALLOT_MAX;
+	s.maxn = s.maxn > s.uid.n ? s.maxn : s.uid.n;
+	s.vb = s.pb = (struct version){s.uid.n, s.uid.cid, 0};
+	if (s.flags & SYNC_WRITTEN) {
+		s.vb.seq = flags >> 5;
+		s.pb.seq = 1 + s.vb.seq;
+		s.op_id = take(d);
+	}
+	s.value = pick_value(d);
+	s.name = bytes_str("n");
+	s.node = 2;
+	return s;
+}
+
+/* The answer to one of the questions for what peers hold. */
+static struct msg make_report(struct drive *d)
+{
+	const struct sent *s = &d->sent[take(d) % SENT_MAX];
+	uint8_t flags = take(d);
+	struct msg m = {.type = MSG_REPLY,
+		.req_type = MSG_SYNC,
+		.verdict = flags % 16 == 0 ? VERDICT_RESYNC : VERDICT_SYNC,
+		.req = s->req,
+		.slot = s->slot,
+		.flags = s->flags & MSG_ONE_KEY,
+		.cursor = flags & 16 ? hash_bytes(pick_key(d)) : 0,
+		.n = pick_n(d) & BALLOT_MAX};
+	d->body.len = 0;
+	for (unsigned i = flags >> 6; i > 0 && m.verdict == VERDICT_SYNC; i--) {
+		struct sync_entry e = make_entry(d);
+		if (sync_entry_encode(&d->body, &e) != 0)
+			break;
+	}
+	m.value = bytes_of(d->body.data, d->body.len);
+	m.flags |= m.value.len > 0 ? MSG_HAS_VALUE : 0;
 	return m;
 }
 
@@ -232,12 +291,15 @@ static struct msg make_reply(struct drive *d)
 static void give_msg(struct drive *d)
 {
 	uint8_t b = take(d);
-	struct msg m = b & 1 ? make_reply(d) : make_msg(d, 1 + (b >> 1) % (MSG_REPLY - 1));
+	bool report = (b & 7) == 7;
+	struct msg m = report  ? make_report(d)
+		       : b & 1 ? make_reply(d)
+			       : make_msg(d, 1 + (b >> 1) % (MSG_REPLY - 1));
 	if ((m.uid.n | m.prev.n | m.b.n | m.n) > BALLOT_MAX)
 		return;
 	d->buf.len = 0;
 	CHECK(msg_encode(&d->buf, &m) == 0);
-	for (unsigned i = b >> 6; i > 0; i--) {
+	for (unsigned i = report ? 0 : b >> 6; i > 0; i--) {
 		size_t at = (size_t)take(d) % d->buf.len;
 		d->buf.data[at] ^= take(d);
 	}
@@ -296,6 +358,8 @@ static void give_event(struct drive *d)
 		tick(d);
 		break;
 	case 13:
+		if (b >= 192)
+			step(d, &(struct event){.type = EV_MISSED});
 		step(d, &(struct event){.type = EV_LINK, .link = {2 + (b >> 4) % 2, (b >> 5) % 2}});
 		break;
 	case 14:
@@ -316,14 +380,18 @@ static void give_event(struct drive *d)
 	}
 }
 
-static void start(struct drive *d, void *memory, size_t bytes, const struct engine_config *cfg)
+static void start(struct drive *d, void *memory, size_t bytes, const struct engine_config *cfg,
+	bool restarted)
 {
 	d->time = (struct engine_time){MS, MS, UINT64_C(1800000000000000)};
 	d->next_tag = 1;
 	ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
 	d->engine = engine_init(cfg, &d->time, memory, bytes);
+	d->slots = cfg->slots;
 	buf_init(&d->buf, 0);
-	step(d, &(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, 0}});
+	buf_init(&d->body, SYNC_BODY_MAX_BYTES);
+	step(d, &(struct event){
+			.type = EV_STATUS, .status = {restarted ? NODE_RESYNC : NODE_ACTIVE, 0}});
 	for (uint8_t node = 2; node <= 3; node++)
 		step(d, &(struct event){.type = EV_LINK, .link = {node, true}});
 }
@@ -341,6 +409,7 @@ static void finish(struct drive *d)
 	CHECK(s.leases == 0 && s.promises == 0 && s.waiters == 0 && s.ops == 0);
 	engine_validate(d->engine);
 	buf_fini(&d->buf);
+	buf_fini(&d->body);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -361,15 +430,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.seed = 1,
 		.ceiling_n = BALLOT_MAX};
 	struct drive d = {.p = data, .left = size};
-	if (take(&d) & 1)
+	uint8_t how = take(&d);
+	if (how & 1)
 		cfg.ceiling_n = 1; /* with a state file: the first ballots must wait for it */
+	if (how & 2)
+		cfg.slots = 1; /* reports of any key are to the point */
 	memset(key_max, 'k', sizeof key_max);
 	memset(value_max, 'v', sizeof value_max);
 	size_t bytes = engine_memory_bytes(&cfg);
 	void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	CHECK(memory != MAP_FAILED);
-	start(&d, memory, bytes, &cfg);
+	start(&d, memory, bytes, &cfg, how & 4);
 	for (unsigned i = 0; i < EVENTS_MAX && d.left > 0 && d.next_tag < EVENTS_MAX; i++) {
 		give_event(&d);
 		if (i % 16 == 0)
