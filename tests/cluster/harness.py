@@ -224,6 +224,10 @@ class Node:
         self.peer_address = free_address()
         self.state_dir = os.path.join(cluster.dir, f"node{number}")
         self.log_path = os.path.join(cluster.dir, f"node{number}.log")
+        # For every start: words in front of the program, environment, options of this node alone.
+        self.prefix = ()
+        self.env = {}
+        self.options = {}
         self.process = None
         self.log_start = 0
         self.threads = 1
@@ -234,7 +238,7 @@ class Node:
             "listen": self.address,
             "peer_listen": self.peer_address,
             "cluster": CLUSTER_NAME,
-            "masters": self.cluster.masters(),
+            "masters": self.cluster.masters(self),
             "threads": 1,
             "pin": "off",
             "spin_us": 0,
@@ -242,6 +246,7 @@ class Node:
             "new_cluster": True,
         }
         options.update(self.cluster.options)
+        options.update(self.options)
         options.update(more)
         if options.get("ephemeral"):
             options["state_dir"] = None
@@ -261,8 +266,8 @@ class Node:
         with open(self.log_path, "ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
-                [*prefix, *self.command(**more)], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, preexec_fn=preexec)
+                [*self.prefix, *prefix, *self.command(**more)], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, preexec_fn=preexec, env={**os.environ, **self.env})
 
     def start(self, timeout=30, **more):
         self.spawn(**more)
@@ -357,13 +362,14 @@ class Node:
 
 class Cluster:
     """@n nodes, all of them masters. Keyword arguments become options of lockerd."""
+    node_class = Node
 
     def __init__(self, n=3, start=True, **options):
         self.dir = tempfile.mkdtemp(prefix="locker-test.")
         self.options = options
         self.nodes = []
         for number in range(1, n + 1):
-            self.nodes.append(Node(self, number))
+            self.nodes.append(self.node_class(self, number))
         _live.append(self)
         try:
             if start:
@@ -372,8 +378,13 @@ class Cluster:
             self.abandon()
             raise
 
-    def masters(self):
-        return ",".join(f"{n.id}={n.peer_address}" for n in self.nodes)
+    def peer_address(self, reader, node):
+        """Where @reader finds @node."""
+        return node.peer_address
+
+    def masters(self, reader):
+        """The list of masters as the node @reader gets it."""
+        return ",".join(f"{n.id}={self.peer_address(reader, n)}" for n in self.nodes)
 
     def __getitem__(self, number):
         """Nodes count from 1."""
