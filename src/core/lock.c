@@ -326,6 +326,16 @@ static void try_again(struct engine *e, struct op *op, const struct failure *f)
 	op_retry_later(e, op);
 }
 
+/* The key is taken, and the cluster is there: so many refuse, or, where masters are away, so many
+ * of those that could be asked, that this attempt is not granted and will not be. */
+static bool is_taken(const struct engine *e, const struct op *op, const struct failure *f)
+{
+	unsigned votes = round_count(e, op, VERDICT_ACK);
+	bool hopeless = votes + round_outstanding(op) < e->majority;
+	return f->refused >= e->blocking ||
+	       (f->refused > 0 && hopeless && votes + f->refused >= e->majority);
+}
+
 static void failed(struct engine *e, struct op *op)
 {
 	try_list_remove(e, op);
@@ -338,9 +348,10 @@ static void failed(struct engine *e, struct op *op)
 	op->heard = (uint8_t)count_bits(op->answered);
 	bool cut_short =
 		e->now.fast_ns - op->t0_ns < lock_window_ns(e, op) && round_outstanding(op) > 0;
-	if (f.held_confirmed >= e->blocking)
+	bool taken = is_taken(e, op, &f);
+	if (f.held_confirmed >= e->blocking || (taken && f.held_confirmed == f.refused))
 		op->refusal = OUT_HELD;
-	else if (f.refused >= e->blocking)
+	else if (taken)
 		op->refusal = OUT_BUSY;
 	else if (!cut_short) /* by the end of the operation: then the attempt before knows better */
 		op->refusal = OUT_NOQUORUM;

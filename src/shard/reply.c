@@ -263,7 +263,10 @@ void reply_result(
 
 static void reply_noquorum(struct buf *b, const struct result *r)
 {
-	const char *did = r->sent ? "answered" : "reachable";
+	/* Who answered may have been promised to another, or may not vote yet. */
+	const char *did = !r->sent                  ? "reachable"
+			  : r->answered < r->quorum ? "answered"
+						    : "answered, too few of them in favour";
 	const char *advice;
 	switch (r->kind) {
 	case OP_LOCK:

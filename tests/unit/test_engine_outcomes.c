@@ -150,6 +150,36 @@ static void few_leases(struct engine_config *cfg)
 	cfg->max_waiters_per_key = 3;
 }
 
+/* A quorum is there, and the key is not to be had: one of the two that are left has the promise of
+ * a dead coordinator, or the lease that it granted. Neither is a missing quorum; while the
+ * coordinator is only silent, it is one: it may have voted for y. */
+static void test_outcome_with_a_master_away(void **state)
+{
+	(void)state;
+	static const struct {
+		bool granted, silent;
+		enum outcome outcome;
+	} rows[] = {{false, false, OUT_BUSY}, {true, false, OUT_HELD}, {false, true, OUT_NOQUORUM},
+		{true, true, OUT_NOQUORUM}};
+	for (unsigned i = 0; i < 4; i++) {
+		struct fixture *f = fixture_new(3, NULL);
+		fixture_lose(f, 1, 3, 0);
+		if (!rows[i].granted)
+			fixture_lose_reply(f, 2, 1, MSG_TRYLOCK);
+		(void)fixture_lock(f, 1, "k", "x", 60000);
+		if (rows[i].silent)
+			fixture_pause(f, 1, true);
+		else
+			fixture_crash(f, 1);
+		fixture_run_ms(f, 1);
+		uint64_t tag = fixture_lock(f, 3, "k", "y", 1000);
+		fixture_run_ms(f, 2001);
+		assert_int_equal(result_of(f, tag)->outcome, rows[i].outcome);
+		assert_int_equal(result_of(f, tag)->answered, 2);
+		fixture_free(f);
+	}
+}
+
 static void test_outcome_limit_of_leases(void **state)
 {
 	(void)state;
@@ -368,6 +398,7 @@ int main(void)
 		cmocka_unit_test(test_outcome_lock_noquorum_sends_abort),
 		cmocka_unit_test(test_outcome_of_refusals),
 		cmocka_unit_test(test_outcome_busy_behind_rival_promises),
+		cmocka_unit_test(test_outcome_with_a_master_away),
 		cmocka_unit_test(test_outcome_limit_of_leases),
 		cmocka_unit_test(test_outcome_limit_of_waiters_and_operations),
 		cmocka_unit_test(test_outcome_notready_in_quarantine),
