@@ -231,6 +231,8 @@ static void check_granted(struct world *w, const struct call *call, const struct
 	/* Told of after the next one may be a lease too short to be believed at all, and one that
 	 * somebody else had released by its value. */
 	bool early = r->valid_ms == 0 || client_shared(w, call->value);
+	/* Or one that its client, tired of waiting, took up and released elsewhere. */
+	early = early || (call->client >= CLIENTS_MAX && r->token > call->seen_top);
 	if (!rises && !early && !w->tokens_exempt)
 		violation(w, RUN_UNSAFE, "tokens: key %u got %" PRIu64 " after %" PRIu64, call->key,
 			r->token, key->top);

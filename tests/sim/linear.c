@@ -256,7 +256,8 @@ static int by_token_only(const void *a, const void *b)
 	return x->token < y->token ? -1 : x->token > y->token;
 }
 
-/* Attempts that somebody saw, though no plain LOCK was granted with that token. */
+/* Attempts that somebody saw, though no plain LOCK was granted with that token. At shard level they
+ * are noticed when they are live somewhere, which may be after somebody saw them. */
 static void add_ghosts(const struct world *w, unsigned k)
 {
 	static struct instance locked[4 * HISTORY_MAX], named[4 * HISTORY_MAX];
@@ -284,7 +285,7 @@ static void add_ghosts(const struct world *w, unsigned k)
 			.optional = true,
 			.value = a->value,
 			.token = a->n,
-			.begin = a->sent,
+			.begin = w->shard_level ? 0 : a->sent,
 			.end = a->sent + ghost_ns};
 	}
 }
