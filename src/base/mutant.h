@@ -38,6 +38,7 @@ enum mutant {
 	MUTANT_UPDATE_MINORITY,       /* S17, S18 */
 	MUTANT_UPDATE_UNPREPARED,     /* nobody is asked before a write */
 	MUTANT_UPDATE_FIRST_REPLY,    /* not the highest version, but the first */
+	MUTANT_UPDATE_SHORT,          /* its writers keep the lease for less than was promised */
 	MUTANT_UPDATE_STICKY,         /* sticky in spite of another's promise */
 	MUTANT_READ_ANY_ABSENT,       /* two absents that differ are an absent */
 	MUTANT_READ_MINORITY,         /* one copy is the value */

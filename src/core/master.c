@@ -143,13 +143,18 @@ static bool extend_matches(const struct lease *l, const struct msg *m, struct ms
 	return true;
 }
 
+static void last_until(struct lease *l, uint64_t end_ns)
+{
+	if (end_ns > l->end_ns)
+		l->end_ns = end_ns; /* the wheel finds out when it comes by */
+}
+
 static void prolong(struct engine *e, struct lease *l, uint32_t lease_ms)
 {
 	uint64_t end_ns = e->now.slow_ns + (lease_ms + 1) * NS_PER_MS;
 	if (MUTANT(EXPIRY_EARLY))
 		end_ns -= lease_ms * NS_PER_MS / 4;
-	if (end_ns > l->end_ns)
-		l->end_ns = end_ns; /* the wheel finds out when it comes by */
+	last_until(l, end_ns);
 }
 
 static bool on_extend(
@@ -226,13 +231,17 @@ static bool on_accept(
 	struct version pb = lease_pb(e, l), vb = lease_vb(e, l);
 	/* The sticky coordinator writes under the ballot it was promised with: only seq moves. */
 	bool promised = version_cmp(m->b, pb) < 0 && !MUTANT(ACCEPT_LOWER);
-	if (promised || version_cmp(m->b, vb) <= 0) {
+	/* Extended since the promises were given: they have to be asked for anew. */
+	bool outlasts = m->remaining_ns != 0 && l->end_ns > e->now.slow_ns + m->remaining_ns;
+	if (promised || version_cmp(m->b, vb) <= 0 || outlasts) {
 		reply->verdict = VERDICT_HIGHER;
 		reply->b = pb;
 		reply->n = pb.n;
 		return true;
 	}
-	struct side *side = m->lease_ms <= e->cfg.max_lease_ms ? lease_side(e, l) : NULL;
+	uint64_t longest_ns = 2 * e->cfg.max_lease_ms * NS_PER_MS;
+	bool bounded = m->lease_ms <= e->cfg.max_lease_ms && m->remaining_ns <= longest_ns;
+	struct side *side = bounded ? lease_side(e, l) : NULL;
 	uint32_t moved = side == NULL ? 0 : lease_set_value(e, hash, ref, m->value);
 	if (moved == 0) {
 		reply->verdict = VERDICT_LIMIT;
@@ -243,6 +252,8 @@ static bool on_accept(
 	l->flags &= (uint16_t)~LEASE_STICKY;
 	side->vb = side->pb = m->b;
 	side->last_op = m->op_id;
+	if (m->remaining_ns != 0)
+		last_until(l, e->now.slow_ns + m->remaining_ns);
 	if (m->lease_ms != 0)
 		prolong(e, l, m->lease_ms);
 	lease_confirm(e, hash, moved);

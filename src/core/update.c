@@ -23,9 +23,25 @@ static struct bytes answer_value(const struct engine *e, const struct answer *a)
 			     : bytes_of(arena_at(&e->arena, a->block), a->value_bytes);
 }
 
+/* The writers of a value are a majority that a RELEASE of the value before cannot touch, so they
+ * have to keep the lease for as long as any of those who were promised it under that value: the
+ * copies of others may be taken away (protocol.md 2.6; simulator, seed 5143). */
+static uint64_t longest_promise(const struct engine *e, const struct op *op)
+{
+	uint64_t longest_ns = 0;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
+		const struct answer *a = &op->answers[i];
+		if (a->verdict == VERDICT_PROMISE && ballot_eq(a->uid, op->uid) &&
+			a->remaining_ns > longest_ns)
+			longest_ns = a->remaining_ns;
+	}
+	return MUTANT(UPDATE_SHORT) ? 0 : longest_ns;
+}
+
 static void accept_start(struct engine *e, struct op *op, enum accept_kind kind, struct bytes value,
 	uint64_t op_id, uint64_t base_op)
 {
+	uint64_t remaining_ns = op->state == OPS_PREPARE ? longest_promise(e, op) : 0;
 	op->state = OPS_ACCEPT;
 	op->accept = (uint8_t)kind;
 	if (kind == ACCEPT_NEW && !op->maybe) {
@@ -41,6 +57,7 @@ static void accept_start(struct engine *e, struct op *op, enum accept_kind kind,
 		.op_id = op_id,
 		.flags = MSG_HAS_VALUE,
 		.value = value,
+		.remaining_ns = remaining_ns,
 		.lease_ms = kind != ACCEPT_IDENTITY && op->has_ttl ? op->ttl_ms : 0,
 	};
 	round_begin(e, op, &m, masters_reachable(e, op->slot));

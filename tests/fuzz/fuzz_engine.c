@@ -198,6 +198,8 @@ static struct msg make_msg(struct drive *d, uint8_t type)
 	}
 	if (type == MSG_PREPARE || type == MSG_ACCEPT || (type == MSG_RELEASE && flags & 1))
 		m.b = (struct version){pick_uid(d).n, flags & 4 ? 0x1002 : 0x1001, flags >> 4};
+	if (type == MSG_ACCEPT && flags & 8)
+		m.remaining_ns = flags * 500 * MS;
 	if (type == MSG_EXTEND && flags & 1)
 		m.uid = (struct ballot){0};
 	if (type == MSG_READ || type == MSG_EXTEND)

@@ -33,6 +33,7 @@ static const char *const names[MUTANT_COUNT] = {
 	[MUTANT_UPDATE_MINORITY] = "update-minority",
 	[MUTANT_UPDATE_UNPREPARED] = "update-unprepared",
 	[MUTANT_UPDATE_FIRST_REPLY] = "update-first-reply",
+	[MUTANT_UPDATE_SHORT] = "update-short",
 	[MUTANT_UPDATE_STICKY] = "update-sticky",
 	[MUTANT_READ_ANY_ABSENT] = "read-any-absent",
 	[MUTANT_READ_MINORITY] = "read-minority",

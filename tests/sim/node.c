@@ -81,14 +81,17 @@ static void send_round(struct world *w, unsigned id, const struct effect *f)
 }
 
 /* The worst moments to die: right after a vote, and right after a client was told. */
-static bool dies_now(struct world *w, const struct event *ev)
+static bool dies_now(struct world *w)
 {
 	bool voted = false, told = false;
 	for (unsigned i = 0; i < w->fx.n; i++) {
 		const struct effect *f = &w->fx.v[i];
 		told |= f->type == FX_REPLY && f->reply.outcome == OUT_OK;
-		voted |= f->type == FX_SEND && f->send.msg.type == MSG_REPLY &&
-			 ev->type == EV_MSG && f->send.msg.verdict == VERDICT_ACK;
+		bool vote = f->type == FX_SEND && f->send.msg.type == MSG_REPLY &&
+			    (f->send.msg.verdict == VERDICT_ACK ||
+				    f->send.msg.verdict == VERDICT_PROMISE);
+		voted |= vote &&
+			 (w->swarm.vote_type == 0 || w->swarm.vote_type == f->send.msg.req_type);
 	}
 	return !w->calm && (chance(w, voted ? w->swarm.vote_crash_ppm : 0) ||
 				   chance(w, told ? w->swarm.told_crash_ppm : 0));
@@ -150,7 +153,7 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 		check_node(w, id);
 	if (w->over)
 		return;
-	if (cut != UINT32_MAX || dies_now(w, ev)) {
+	if (cut != UINT32_MAX || dies_now(w)) {
 		node_crash(w, id);
 		return;
 	}

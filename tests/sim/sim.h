@@ -83,6 +83,7 @@ struct swarm {
 	unsigned lost_type_ppm;
 	bool quick_starts;                       /* a crashed node is back at once */
 	unsigned narrow_ppm;                     /* a round that reaches no more than a majority */
+	uint8_t vote_type;                       /* enum msg_type; 0: any */
 	unsigned vote_crash_ppm, told_crash_ppm; /* who has just voted, or told a client OK, dies */
 	unsigned weight[16];                     /* by enum fault */
 	unsigned weights;

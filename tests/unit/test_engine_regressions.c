@@ -326,6 +326,57 @@ static void test_round_number_wraps_without_losing_replies(void **state)
 	fixture_free(f);
 }
 
+/* Node 1 missed that the lease was extended. */
+static struct fixture *extended_at_two_and_three(unsigned coordinator)
+{
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, coordinator, "k", "a", 3000)), OUT_OK);
+	fixture_lose(f, 2, 1, MSG_EXTEND);
+	return f;
+}
+
+/* The new value is written on 1 and 3, and 2 still has the old one: a RELEASE of the old value can
+ * take that copy away, so 1 must not let go before the time that the extension promised (simulator,
+ * seed 5143). */
+static void test_update_writers_last_as_long_as_was_promised(void **state)
+{
+	(void)state;
+	struct fixture *f = extended_at_two_and_three(1);
+	assert_int_equal(fixture_outcome(f, fixture_extend(f, 2, "k", "a", 30000)), OUT_OK);
+	fixture_lose(f, 3, 2, 0);
+	uint64_t tag = fixture_update(f, 3, "k", "a", "b");
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	assert_true(fixture_result(f, tag)->r.valid_ms > 29000);
+	f->n_rules = 0;
+	fixture_run_ms(f, 4000);
+	fixture_lose(f, 2, 3, 0);
+	tag = fixture_release(f, 2, "k", "a");
+	fixture_run_ms(f, 2001);
+	assert_int_not_equal(fixture_outcome(f, tag), OUT_OK);
+	f->n_rules = 0;
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "x", 1000)), OUT_HELD);
+	assert_int_equal(read_value(f, 3, "b"), OUT_OK);
+	fixture_free(f);
+}
+
+/* The same, when the extension comes between the promises and the write. */
+static void test_update_sees_an_extension_after_its_promises(void **state)
+{
+	(void)state;
+	struct fixture *f = extended_at_two_and_three(3);
+	fixture_lose(f, 1, 2, 0);
+	fixture_delay_reply(f, 3, 1, MSG_PREPARE);
+	uint64_t tag = fixture_update(f, 1, "k", "a", "b");
+	assert_null(fixture_result(f, tag));
+	assert_int_equal(fixture_outcome(f, fixture_extend(f, 2, "k", "a", 30000)), OUT_OK);
+	fixture_let_go(f);
+	fixture_lose(f, 1, 2, 0);
+	fixture_run_ms(f, 500);
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	assert_true(fixture_result(f, tag)->r.valid_ms > 29000);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -333,6 +384,8 @@ int main(void)
 		cmocka_unit_test(test_update_two_from_one_base_have_one_winner),
 		cmocka_unit_test(test_update_never_leaves_two_values_of_one_version),
 		cmocka_unit_test(test_update_overwritten_is_not_applied_twice),
+		cmocka_unit_test(test_update_writers_last_as_long_as_was_promised),
+		cmocka_unit_test(test_update_sees_an_extension_after_its_promises),
 		cmocka_unit_test(test_release_unknown_leaves_an_adopted_lock_alone),
 		cmocka_unit_test(test_release_ok_means_a_sealed_majority),
 		cmocka_unit_test(test_release_too_late_for_a_write_is_not_ok),
