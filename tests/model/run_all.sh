@@ -161,7 +161,6 @@ f ok  n_nocover        qfold  -DONLY1 -DCRASHES=2 -DTTOMB=1 -DBUG_NOCOVER
 f ok  n_unconfirmed_h  qadopt -DHEAL -DBUG_UNCONF
 == large: 3 attempts
 l ok  L_lease_p3_c1    qlease -DP=3 -DCRASHES=1
-l ok  L_heal_p3_c0     qlease -DP=3 -DHEAL
 == large: 2 attempts, 2 restarts, all three masters ask
 l ok  L_q_c2           qlease -DQUERY -DCRASHES=2
 l ok  L_q_raise_c2     qlease -DQUERY -DCRASHES=2 -DRAISE
@@ -174,19 +173,14 @@ l ok  L_adopt_q_c1     qadopt -DQUERY -DCRASHES=1
 l ok  L_adopt_heal_c1  qadopt -DHEAL -DCRASHES=1
 l ok  L_adopt_heal_q   qadopt -DHEAL -DQUERY
 l ok  L_adopt_c2       qadopt -DCRASHES=2
-l ok  L_adopt_x2_q_c1  qadopt -DXMAX=2 -DQUERY -DCRASHES=1
-l ok  L_adopt_acc_q_c1 qadopt -DACCEPT -DQUERY -DCRASHES=1
 == large: reads of 2 attempts
-l ok  L_read_clean     qfold  -DCLEAN -DRAISE -DNEXT=0 -DTTOMB=2
 l ok  L_read_heal      qfold  -DHEAL -DTTOMB=1
 l ok  L_read_c1_x0     qfold  -DCRASHES=1 -DTTOMB=1 -DNEXT=0
 l ok  L_read_c1        qfold  -DCRASHES=1 -DTTOMB=1
 l ok  L_read_one_all   qfold  -DONLY1 -DCRASHES=1 -DHEAL -DCLEAN -DQUERY -DTTOMB=2
 == large: updates
-l ok  L_cas_all_c1     qcas   -DSTICKIES=2 -DRETRY -DREADER -DSTICKY5 -DCRASHES=1
 l ok  L_cas_read_c2    qcas   -DREADER -DCRASHES=2
 l ok  L_cas_byvalue_c1 qcas   -DBYVALUE -DCRASHES=1
-l ok  L_cas_retry_c2   qcas   -DSTICKIES=2 -DRETRY -DSTICKY5 -DCRASHES=2
 END
 }
 
