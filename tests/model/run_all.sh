@@ -1,80 +1,260 @@
-#!/bin/sh
-# Re-checks every claim made in src/core/protocol.md.  Needs spin + gcc; ~12 min CPU, < 8 GB.
-# Each line: label, verdict, states, flags.  Shortest counterexamples go to traces/.
-mkdir -p traces; export OUT=$(pwd)/traces
-R=./run.sh
-echo "== the seed's rules (seed.pml): safe only when nothing ever goes wrong"
-$R seed.pml seed_nofault
-$R seed.pml seed_ext_nofault -DEXT
-$R seed.pml seed_slow_coord  -DSLOW
-$R seed.pml seed_delay       -DDELAY
-$R seed.pml seed_loss        -DLOSS
-$R seed.pml seed_1restart    -DCRASH=1
-$R seed.pml seed_expearly    -DEXPEARLY
-echo "== proposed protocol (qlease.pml): lock/extend/release/abort, I1 I2 I4 I5"
-$R qlease.pml lease_c0       -DP=2 -DCRASHES=0
-$R qlease.pml lease_p3_c0    -DP=3 -DCRASHES=0
-$R qlease.pml lease_c1       -DP=2 -DCRASHES=1
-$R qlease.pml lease_c1_drift -DP=2 -DCRASHES=1 -DDA=3 -DDQ=3
-$R qlease.pml lease_c1_L3    -DP=2 -DCRASHES=1 -DL=3
-$R qlease.pml lease_c0_TATT2 -DP=2 -DCRASHES=0 -DTATT=2
-$R qlease.pml lease_c2       -DP=2 -DCRASHES=2
-echo "== quorum reads (I3 for reads, no flicker)"
-$R qlease.pml read_c0        -DP=2 -DCRASHES=0 -DREADER
-$R qlease.pml read_one_c1    -DP=2 -DONLY1 -DCRASHES=1 -DREADER
-$R qlease.pml read_one_c2    -DP=2 -DONLY1 -DCRASHES=2 -DREADER
-echo "== update / compare-and-set while held (qcas.pml), I3"
-$R qcas.pml cas_c0           -DCRASHES=0 -DSTICKIES=2
-$R qcas.pml cas_c1           -DCRASHES=1
-echo "== mutations: every rule is needed (each line must say VIOLATION)"
-$R qlease.pml m_noresync     -DCRASHES=1 -DBUG_NORESYNC
-$R qlease.pml m_nowait_I4    -DCRASHES=1 -DTWAIT=0
-$R qlease.pml m_nowait_I1    -DCRASHES=1 -DTWAIT=0 -DNO_I4
-$R qlease.pml m_noquarantine -DCRASHES=1 -DDQ=0
-$R qlease.pml m_quar_short   -DCRASHES=1 -DL=3 -DDQ=2
-$R qlease.pml m_overwrite    -DCRASHES=1 -DBUG_OVERWRITE
-$R qlease.pml m_releasekey   -DP=3 -DCRASHES=0 -DNEXT=0 -DBUG_RELKEY
-$R qlease.pml m_dupvote      -DCRASHES=0 -DBUG_DUPVOTE
-$R qlease.pml m_lateclock    -DCRASHES=0 -DTATT=2 -DBUG_LATECLOCK
-$R qlease.pml m_noattempt    -DCRASHES=1 -DBUG_NOATT
-$R qlease.pml m_noseal       -DCRASHES=0 -DBUG_NOSEAL
-$R qlease.pml m_extinstall   -DCRASHES=0 -DBUG_EXTINST
-$R qlease.pml m_expearly     -DCRASHES=0 -DBUG_EXPEARLY
-$R qlease.pml m_union        -DCRASHES=1 -DBUG_UNION
-$R qlease.pml m_notoken_I2   -DCRASHES=0 -DBUG_NOTOKEN -DNO_I4
-$R qlease.pml m_nofloor_I2   -DCRASHES=1 -DBUG_NOFLOOR -DNO_I4
-$R qlease.pml m_nocover      -DONLY1 -DCRASHES=2 -DREADER -DBUG_NOCOVER
-$R qlease.pml m_readany      -DCRASHES=0 -DREADER -DREADANY
-$R qcas.pml   m_cas_nowait   -DCRASHES=1 -DTWAIT=0
-$R qcas.pml   m_cas_noatt    -DCRASHES=1 -DBUG_NOATT
-$R qcas.pml   m_cas_forgetpb -DCRASHES=1 -DBUG_FORGETPB
-$R qcas.pml   m_cas_sticky   -DCRASHES=0 -DBUG_STICKY
-$R qcas.pml   m_cas_first    -DCRASHES=0 -DBUG_FIRSTREPLY
-$R qcas.pml   m_cas_noprep   -DCRASHES=0 -DBUG_NOPREP
-echo "== promises, CONFIRM and the deletion rule (qlease.pml -DQUERY, protocol.md 2.11): I1 I2 I4, QSTRICT = nobody holds a deleted uid"
-$R qlease.pml q_c0           -DP=2 -DCRASHES=0 -DQUERY -DQSTRICT -DL=3
-$R qlease.pml q_c0_T0        -DP=2 -DCRASHES=0 -DQUERY -DQSTRICT -DTPROM=0
-export CPU=280 CCX=-DCOLLAPSE
-$R qlease.pml q_c1           -DP=2 -DCRASHES=1 -DQUERY -DL=3
-$R qlease.pml q_c1_T0        -DP=2 -DCRASHES=1 -DQUERY -DTPROM=0
-MEM=7800 $R qlease.pml q_c2_T0_qm1 -DP=2 -DCRASHES=2 -DQUERY -DTPROM=0 -DQM=1
-unset CPU CCX
-$R qlease.pml q_one_c3       -DONLY1 -DCRASHES=3 -DQUERY -DQSTRICT -DL=4
-$R qlease.pml q_one_c3_T0    -DONLY1 -DCRASHES=3 -DQUERY -DQSTRICT -DTPROM=0 -DL=3
-$R qlease.pml q_read_one_c2  -DONLY1 -DCRASHES=2 -DREADER -DQUERY -DQSTRICT -DTPROM=0
-echo "== mutations of the deletion rule (each line must say VIOLATION)"
-$R qlease.pml m_q_one        -DCRASHES=0 -DQUERY -DL=3 -DBUG_QONE
-$R qlease.pml m_q_noseal_T0  -DCRASHES=0 -DQUERY -DTPROM=0 -DBUG_QNOSEAL
-$R qlease.pml m_q_floor      -DCRASHES=0 -DQUERY -DTPROM=0 -DBUG_QFLOOR
-$R qlease.pml m_q_floor_L3   -DCRASHES=0 -DQUERY -DL=3 -DBUG_QFLOOR
-$R qlease.pml m_q_ext_one    -DONLY1 -DCRASHES=2 -DQUERY -DQSTRICT -DL=4 -DBUG_QEXT
-export CPU=280 CCX=-DCOLLAPSE
-$R qlease.pml m_q_shadow     -DCRASHES=1 -DQUERY -DL=3 -DBUG_QSHADOW
-$R qlease.pml m_q_resync     -DCRASHES=1 -DQUERY -DL=3 -DBUG_QRESYNC
-$R qlease.pml m_q_ext        -DCRASHES=1 -DQUERY -DTPROM=0 -DBUG_QEXT
-echo "== rules of 2.11 that are NOT needed for safety on their own (no violation; -DTPROM=0 above is one more)"
-$R qlease.pml q_no_noseal    -DCRASHES=1 -DQUERY -DL=3 -DBUG_QNOSEAL
-$R qlease.pml q_no_confirm   -DCRASHES=1 -DQUERY -DTPROM=0 -DBUG_QCONF
-unset CPU CCX
-echo "== membership change (quorum arithmetic only)"
-python3 membership.py
+#!/usr/bin/env bash
+# Re-check the models behind src/core/protocol.md with spin; one core, one scope at a time.
+# usage: run_all.sh            everything but the large scopes; writes results.txt and traces/
+#        run_all.sh --quick    the smallest scope of each model and some mutations: 2 minutes
+#        run_all.sh --large    the large scopes, hours, 14 GB; writes results_large.txt
+#        run_all.sh LABEL...   only these scopes
+# Exit status: 0 when every line is as expected, 1 when one is not, 3 when spin or gcc is missing.
+#
+# The table below: set (q quick and full, f full, l large), what is expected (ok: exhaustive, no
+# violation, masters taken as interchangeable (-DSYM); OK: the same without -DSYM; bad: a
+# counterexample), label, model, flags.
+set -u
+cd "$(dirname "$(readlink -f "$0")")" || exit 3
+table() {
+	cat <<'END'
+== the seed's rules (seed.pml): safe only when nothing ever goes wrong
+q OK  seed_nofault     seed
+f OK  seed_ext_nofault seed   -DEXT
+q bad seed_slow_coord  seed   -DSLOW
+f bad seed_delay       seed   -DDELAY
+f bad seed_loss        seed   -DLOSS
+q bad seed_1restart    seed   -DCRASH=1
+f bad seed_expearly    seed   -DEXPEARLY
+== lock, extend, release (qlease.pml): I1 I2 I4 I5; 2 attempts where nothing else is said
+q ok  lease_c0         qlease
+f OK  lease_c0_nosym   qlease
+q ok  lease_c1         qlease -DCRASHES=1
+f OK  lease_c1_nosym   qlease -DCRASHES=1
+f ok  lease_c2         qlease -DCRASHES=2
+f ok  lease_c1_drift   qlease -DCRASHES=1 -DDA=3 -DDQ=3
+f ok  lease_c1_L3      qlease -DCRASHES=1 -DL=3
+f ok  lease_c1_TATT2   qlease -DCRASHES=1 -DTATT=2
+f ok  lease_p3_c0      qlease -DP=3
+== higher floors after a merge, a fold or a clean restart (-DRAISE)
+q ok  raise_c1         qlease -DCRASHES=1 -DRAISE
+f ok  raise_c2         qlease -DCRASHES=2 -DRAISE
+== key RESYNC (-DHEAL)
+q ok  heal_c0          qlease -DHEAL
+f OK  heal_c0_nosym    qlease -DHEAL
+f ok  heal_c1          qlease -DHEAL -DCRASHES=1
+f ok  heal_raise_c1    qlease -DHEAL -DCRASHES=1 -DRAISE
+== promises and their deletion (-DQUERY, protocol.md 2.11); QSTRICT: nobody holds a deleted uid
+q ok  q_c0             qlease -DQUERY -DQSTRICT
+f ok  q_c0_prom2       qlease -DQUERY -DQSTRICT -DTPROM=2 -DL=3
+f ok  q_c1             qlease -DQUERY -DCRASHES=1
+f ok  q_c1_prom2       qlease -DQUERY -DCRASHES=1 -DTPROM=2 -DL=3
+f ok  q_one_c3         qlease -DP=1 -DQUERY -DQSTRICT -DCRASHES=3 -DTPROM=2 -DL=4
+f ok  q_one_c3_T0      qlease -DP=1 -DQUERY -DQSTRICT -DCRASHES=3 -DL=3
+f ok  q_one_heal_c2    qlease -DP=1 -DQUERY -DQSTRICT -DCRASHES=2 -DHEAL
+f ok  q_heal_c0        qlease -DQUERY -DHEAL -DRAISE
+== adoption, ABORT, retries, RELEASE that ends UNKNOWN (qadopt.pml)
+q ok  adopt_c0         qadopt
+f OK  adopt_c0_nosym   qadopt
+f ok  adopt_x2         qadopt -DXMAX=2
+f ok  adopt_accept     qadopt -DACCEPT
+f ok  adopt_handoff    qadopt -DPREVREL
+f ok  adopt_q_c0       qadopt -DQUERY -DQSTRICT
+f ok  adopt_q_x2_c0    qadopt -DQUERY -DXMAX=2
+f ok  adopt_c1         qadopt -DCRASHES=1
+f ok  adopt_accept_c1  qadopt -DACCEPT -DCRASHES=1
+f ok  adopt_heal_c0    qadopt -DHEAL
+f ok  adopt_raise_c0   qadopt -DRAISE -DXMAX=2
+== quorum reads, tombstones, folding, T_msg (qfold.pml): I3 for reads, no flicker; read_one: 1 attempt
+q ok  read_one_c0      qfold  -DONLY1
+f OK  read_one_nosym   qfold  -DONLY1 -DCRASHES=1 -DTTOMB=1
+f ok  read_c0          qfold
+q ok  read_one_c1      qfold  -DONLY1 -DCRASHES=1
+f ok  read_one_c2      qfold  -DONLY1 -DCRASHES=2 -DTTOMB=2
+f ok  read_one_clean   qfold  -DONLY1 -DCRASHES=1 -DCLEAN
+f ok  read_one_raise   qfold  -DONLY1 -DCLEAN -DRAISE
+f ok  read_one_heal    qfold  -DONLY1 -DCRASHES=1 -DHEAL -DTTOMB=2
+f ok  read_one_q       qfold  -DONLY1 -DCRASHES=1 -DQUERY -DCLEAN
+f ok  read_one_retake  qfold  -DONLY1 -DCRASHES=1 -DCLEAN -DRETAKE -DTTOMB=2
+f ok  read_one_T3      qfold  -DONLY1 -DTATT=2 -DTMSG=2 -DTTOMB=3
+f ok  read_one_T8      qfold  -DONLY1 -DTATT=2 -DTMSG=2 -DTTOMB=8
+f ok  read_keep_c0     qfold  -DNOFOLD -DBUG_NOTMSG
+f ok  read_keep_one_c2 qfold  -DNOFOLD -DBUG_NOTMSG -DONLY1 -DCRASHES=2
+f ok  read_keep_heal   qfold  -DNOFOLD -DBUG_NOTMSG -DONLY1 -DHEAL
+== update (compare-and-set) and quorum read while held (qcas.pml), I3
+q ok  cas_c0           qcas   -DSTICKIES=2
+f OK  cas_c0_nosym     qcas   -DSTICKIES=2
+f ok  cas_c1           qcas   -DCRASHES=1
+f ok  cas_c2           qcas   -DCRASHES=2
+q ok  cas_retry        qcas   -DRETRY
+f ok  cas_retry_c1     qcas   -DRETRY -DCRASHES=1
+f ok  cas_read         qcas   -DREADER
+f ok  cas_read_c1      qcas   -DREADER -DCRASHES=1
+f ok  cas_mismatch_c1  qcas   -DMISMATCH -DCRASHES=1
+f ok  cas_byvalue      qcas   -DBYVALUE
+f ok  cas_sticky_c1    qcas   -DSTICKY5 -DRETRY -DCRASHES=1
+== mutations of lock and restart: every rule is needed
+q bad m_noresync       qlease -DCRASHES=1 -DBUG_NORESYNC
+q bad m_nowait_I4      qlease -DCRASHES=1 -DTWAIT=0
+f bad m_nowait_I1      qlease -DCRASHES=1 -DTWAIT=0 -DNO_I4
+f bad m_noquarantine   qlease -DCRASHES=1 -DDQ=0
+f bad m_quar_short     qlease -DCRASHES=1 -DL=3 -DDQ=2
+q bad m_overwrite      qlease -DBUG_OVERWRITE
+f bad m_releasekey     qlease -DP=3 -DNEXT=0 -DBUG_RELKEY
+q bad m_dupvote        qlease -DBUG_DUPVOTE
+f bad m_lateclock      qlease -DTATT=2 -DBUG_LATECLOCK
+f bad m_noattempt      qlease -DCRASHES=1 -DBUG_NOATT
+q bad m_noseal         qlease -DBUG_NOSEAL
+q bad m_extinstall     qlease -DBUG_EXTINST
+f bad m_expearly       qlease -DBUG_EXPEARLY
+f bad m_union          qlease -DCRASHES=1 -DBUG_UNION
+f bad m_notoken_I2     qlease -DBUG_NOTOKEN -DNO_I4
+f bad m_nofloor_I2     qlease -DCRASHES=1 -DBUG_NOFLOOR -DNO_I4
+f bad m_floorfirst_I2  qlease -DCRASHES=1 -DBUG_FLOORFIRST -DNO_I4
+f bad m_nocover        qfold  -DCRASHES=2 -DONLY1 -DNOFOLD -DBUG_NOTMSG -DBUG_NOCOVER
+== mutations of key RESYNC
+q bad m_h_nowait       qlease -DHEAL -DTHEAL=0
+f bad m_h_nowait_read  qfold  -DHEAL -DTHEAL=0 -DONLY1
+q bad m_h_one          qlease -DHEAL -DBUG_HONE
+q bad m_h_keep         qlease -DHEAL -DBUG_HKEEP
+f bad m_h_answer       qlease -DHEAL -DBUG_HANSWER
+== mutations of the deletion rule
+q bad m_q_one          qlease -DQUERY -DBUG_QONE
+f bad m_q_noseal       qlease -DQUERY -DBUG_QNOSEAL
+f bad m_q_floor        qlease -DQUERY -DBUG_QFLOOR
+f bad m_q_ext_one      qlease -DP=1 -DCRASHES=2 -DQUERY -DQSTRICT -DTPROM=2 -DL=4 -DBUG_QEXT
+f bad m_q_shadow       qlease -DCRASHES=1 -DQUERY -DBUG_QSHADOW
+f bad m_q_resync       qlease -DCRASHES=1 -DQUERY -DBUG_QRESYNC
+f bad m_q_ext          qlease -DCRASHES=1 -DQUERY -DBUG_QEXT
+== mutations of adoption, ABORT, retries and RELEASE
+q bad m_a_abortall     qadopt -DBUG_ABORTALL
+q bad m_a_prevall      qadopt -DBUG_PREVALL
+q bad m_a_noconfirm    qadopt -DBUG_XNOCONF
+f bad m_a_accept       qadopt -DACCEPT -DBUG_ACCEPTCONF
+q bad m_a_earlyunknown qadopt -DBUG_EARLYUNK
+q bad m_a_resend       qadopt -DBUG_RESEND
+f bad m_a_handofflate  qadopt -DPREVREL -DBUG_PREVLATE
+f bad m_a_unconfirmed  qadopt -DCRASHES=1 -DBUG_UNCONF
+f bad m_a_qone         qadopt -DQUERY -DBUG_QONE
+== mutations of reads, tombstones and T_msg
+q bad m_f_notmsg       qfold  -DONLY1 -DBUG_NOTMSG
+q bad m_f_notomb       qfold  -DONLY1 -DTTOMB=0
+f bad m_f_tombshort    qfold  -DONLY1 -DTATT=2 -DTMSG=2 -DTTOMB=2
+q bad m_f_readany      qfold  -DONLY1 -DBUG_READANY
+f bad m_f_ghostone     qfold  -DBUG_GHOSTONE
+q bad m_f_cleannone    qfold  -DONLY1 -DCLEAN -DBUG_CLEANNONE
+f bad m_f_mergenone_T3 qfold  -DONLY1 -DCRASHES=1 -DTMSG=3 -DBUG_MERGENONE
+== mutations of update
+f bad m_cas_nowait     qcas   -DCRASHES=1 -DTWAIT=0
+f bad m_cas_noatt      qcas   -DCRASHES=1 -DBUG_NOATT
+f bad m_cas_forgetpb   qcas   -DCRASHES=1 -DBUG_FORGETPB
+q bad m_cas_sticky     qcas   -DBUG_STICKY
+q bad m_cas_first      qcas   -DBUG_FIRSTREPLY
+q bad m_cas_noprep     qcas   -DBUG_NOPREP
+f bad m_cas_samevalue  qcas   -DRETRY -DBUG_SAMEVALUE
+f bad m_cas_reapply    qcas   -DRETRY -DBUG_REAPPLY
+f bad m_cas_ownany     qcas   -DRETRY -DBUG_OWNANY
+q bad m_cas_readone    qcas   -DREADER -DBUG_READONE
+f bad m_cas_copy       qcas   -DREADER -DCRASHES=1 -DBUG_COPY
+f bad m_cas_copymis    qcas   -DMISMATCH -DCRASHES=1 -DBUG_COPY
+f bad m_cas_anyversion qcas   -DBYVALUE -DBUG_ANYVERSION -DSYM
+== rules that are not needed for safety on their own, in these scopes
+f ok  n_q_noseal       qlease -DQUERY -DCRASHES=1 -DTPROM=2 -DL=3 -DBUG_QNOSEAL
+f ok  n_heal_floor     qlease -DHEAL -DCRASHES=1 -DBUG_HFLOOR
+f ok  n_mergenone      qfold  -DONLY1 -DCRASHES=1 -DBUG_MERGENONE
+f ok  n_nocover        qfold  -DONLY1 -DCRASHES=2 -DTTOMB=1 -DBUG_NOCOVER
+f ok  n_unconfirmed_h  qadopt -DHEAL -DBUG_UNCONF
+== large: 3 attempts
+l ok  L_lease_p3_c1    qlease -DP=3 -DCRASHES=1
+== large: 2 attempts, 2 restarts, all three masters ask
+l ok  L_q_c2           qlease -DQUERY -DCRASHES=2
+l ok  L_q_raise_c2     qlease -DQUERY -DCRASHES=2 -DRAISE
+== large: key RESYNC with restarts
+l ok  L_heal_c2        qlease -DHEAL -DCRASHES=2
+l ok  L_heal_q_raise   qlease -DHEAL -DQUERY -DRAISE -DCRASHES=1
+l ok  L_heal_q_c2      qlease -DHEAL -DQUERY -DCRASHES=2
+== large: adoption with restarts
+l ok  L_adopt_q_c1     qadopt -DQUERY -DCRASHES=1
+l ok  L_adopt_heal_c1  qadopt -DHEAL -DCRASHES=1
+l ok  L_adopt_heal_q   qadopt -DHEAL -DQUERY
+l ok  L_adopt_c2       qadopt -DCRASHES=2
+== large: reads of 2 attempts
+l ok  L_read_heal      qfold  -DHEAL -DTTOMB=1
+l ok  L_read_c1_x0     qfold  -DCRASHES=1 -DTTOMB=1 -DNEXT=0
+l ok  L_read_c1        qfold  -DCRASHES=1 -DTTOMB=1
+l ok  L_read_one_all   qfold  -DONLY1 -DCRASHES=1 -DHEAL -DCLEAN -DQUERY -DTTOMB=2
+== large: updates
+l ok  L_cas_read_c2    qcas   -DREADER -DCRASHES=2
+l ok  L_cas_byvalue_c1 qcas   -DBYVALUE -DCRASHES=1
+END
+}
+
+want() { # set label
+	case $mode in
+	quick) [ "$1" = q ] ;;
+	full) [ "$1" != l ] ;;
+	large) [ "$1" = l ] ;;
+	*) [[ " $only " == *" $2 "* ]] ;;
+	esac
+}
+
+mode=full only=
+case ${1-} in
+--quick) mode=quick ;;
+--large) mode=large ;;
+-h | --help) sed -n '2,8s/^# //p' "$0"; exit 0 ;;
+-*) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;;
+?*) mode=only only="$*" ;;
+esac
+for tool in spin gcc; do
+	command -v $tool >/dev/null && continue
+	echo "run_all.sh: $tool is missing, so nothing was checked: tools/install_deps model installs it" >&2
+	exit 3
+done
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+case $mode in
+full) results=results.txt TRACES=$work ;;
+large) results=results_large.txt CPU=3600 HASH=27 ;;
+*) results=/dev/null ;;
+esac
+say() { printf '%s\n' "$1" | tee -a "$work/results"; }
+
+wrong=0 lines=0
+section=
+while read -r set expected label model flags; do
+	if [ "$set" = == ]; then
+		section="== $expected $label $model $flags"
+		continue
+	fi
+	want "$set" "$label" || continue
+	[ -z "$section" ] || say "$section"
+	section=
+	[ "$expected" != ok ] || flags="-DSYM $flags"
+	# shellcheck disable=SC2086
+	line=$(TRACES=${TRACES-} CPU=${CPU-} HASH=${HASH-} ./run.sh "$model" "$label" $flags) || exit 3
+	lines=$((lines + 1))
+	case "$expected $line" in
+	bad*VIOLATION*) ;;
+	[oO][kK]*exhaustive*) ;;
+	*) wrong=$((wrong + 1)) line="$line   <-- expected: $([ "$expected" = bad ] && echo a violation || echo none)" ;;
+	esac
+	say "$line"
+done < <(table)
+
+if [ $mode != large ] && want q membership; then
+	say "== membership change (quorum arithmetic only): safe where there is the gate, and only there"
+	python3 membership.py >"$work/membership" || exit 3
+	while read -r line; do
+		case "$line" in
+		*gate=True*:\ SAFE* | *gate=False*:\ UNSAFE*) ;;
+		*) wrong=$((wrong + 1)) line="$line   <-- not expected" ;;
+		esac
+		lines=$((lines + 1))
+		say "$line"
+	done <"$work/membership"
+fi
+[ $lines -gt 0 ] || { echo "run_all.sh: no such scope: $only" >&2; exit 2; }
+say "$lines lines, $wrong not as expected ($(spin -V))"
+if [ $mode = full ]; then
+	mkdir -p traces
+	cp "$work"/trace_*.txt traces
+fi
+[ "$results" = /dev/null ] || cp "$work/results" "$results"
+[ $wrong = 0 ]
