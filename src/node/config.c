@@ -367,20 +367,23 @@ void config_help(FILE *out)
 		    "A node of a lock store: leases by majority, Redis protocol.\n\n",
 		out);
 	options_help(table, out);
-	(void)fputs("\nTimes are in ms, or end in ms or s. In a file: `name value` or `name = "
-		    "value`, # comments.\n"
-		    "A start without --new-cluster waits for attempt-time and a little, then asks the "
-		    "other masters\n"
-		    "for its leases before it votes; where too few of them know, it waits for max-lease "
-		    "instead. It\n"
-		    "coordinates meanwhile. --new-cluster is ignored where the state file exists, so it "
-		    "may stay in\n"
-		    "a unit file.\n"
-		    "--ephemeral keeps nothing on disk. After a majority has lost its memory, "
-		    "tokens keep rising\n"
-		    "only if the wall clocks did not go back, and a --new-cluster given to a node "
-		    "that has been in\n"
-		    "use can grant a lock twice: nothing but its peers' memory stops it.\n"
-		    "Exit status: 0 stopped by a signal, 1 cannot run, 2 usage.\n",
+	(void)fputs(
+		"\nTimes are in ms, or end in ms or s. In a file: `name value` or `name = "
+		"value`, # comments.\n"
+		"A start without --new-cluster waits for attempt-time and a little, then asks the "
+		"other masters\n"
+		"for its leases before it votes; where too few of them know, it waits for "
+		"max-lease "
+		"instead. It\n"
+		"coordinates meanwhile. --new-cluster is ignored where the state file exists, so "
+		"it "
+		"may stay in\n"
+		"a unit file.\n"
+		"--ephemeral keeps nothing on disk. After a majority has lost its memory, "
+		"tokens keep rising\n"
+		"only if the wall clocks did not go back, and a --new-cluster given to a node "
+		"that has been in\n"
+		"use can grant a lock twice: nothing but its peers' memory stops it.\n"
+		"Exit status: 0 stopped by a signal, 1 cannot run, 2 usage.\n",
 		out);
 }

@@ -4,7 +4,7 @@
  *   takes the same instance up again (protocol.md 2.5, 2.6, 2.11, core/README.md).
  *
  * Clients of one value are one owner: "the clients of attempt i" below.  The masters' memory and
- * restart are in master.h, the deletion of promises in promise.h; the network as in qlease.pml:
+ * restart are in master.pml, the deletion of promises in promise.pml; the network as in qlease.pml:
  * everything but RELEASE can be processed at any later moment, any number of times.
  *
  *   LOCK     attempt 2 may be a retry: it names attempt 1, given up by the same coordinator (prev)
@@ -25,11 +25,11 @@
 #ifndef RMAX
 #define RMAX 1
 #endif
-#define PROMISES         /* unconfirmed entries are told apart (promise.h) */
+#define PROMISES         /* unconfirmed entries are told apart (promise.pml) */
 #define ON_GONE(m)   FORGET(m)
 #define ON_MERGED(m) REMEMBER(m)
 #define TICK_EXTRA(m) AGE(m)
-#include "master.h"
+#include "master.pml"
 
 /* ---- attempts 1..P (index 0 unused) ---- */
 byte as[P+1];    /* coordinator: 0 idle 1 trying 2 answered OK 3 gave it up          */
@@ -56,8 +56,8 @@ byte xkind[P+1], xbel[P+1];              /* of the running round                
 #define NLIVE(i)  ((LIVE(0,i)->1:0)+(LIVE(1,i)->1:0)+(LIVE(2,i)->1:0))
 #define GHOST(i)  || (relok[i] && NLIVE(i)>=2)
 #define SEAL(m,i) MAX(mx[m],i); MAX(ceil_[m],i);
-#include "promise.h"
-#include "symmetry.h"
+#include "promise.pml"
+#include "symmetry.pml"
 
 #ifdef BUG_ABORTALL                      /* ABORT removes confirmed entries too */
 #define ABORTS(m)   1

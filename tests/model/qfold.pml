@@ -1,8 +1,8 @@
 /*
  * qfold.pml - quorum reads, and the memory of what is gone: tombstones, the fold into a floor, T_msg
  *   (protocol.md 2.3, 2.6 read, 2.12; core/tomb.c, core/read.c).  One key, seen by one client that
- *   reads again and again while P attempts lock, extend and release.  master.h: the masters' memory
- *   and restart; promise.h (-DQUERY): deletion of promises.
+ *   reads again and again while P attempts lock, extend and release.  master.pml: the masters' memory
+ *   and restart; promise.pml (-DQUERY): deletion of promises.
  *
  * TOMBSTONE  what is left of a key that was LIVE or sealed: tn = its maxn, for TTOMB at least; then
  *   it is folded at any moment: the master goes on refusing what is <= mx, but answers "none" to a
@@ -47,7 +47,7 @@
 #define ON_HEALED(m) REMEMBER(m)
 #define ON_CRASH(m)  tn[m]=0; tb[m]=0; eb[m]=0;
 #define TICK_EXTRA(m) DEC(tb[m]); DEC(eb[m]); AGE(m)
-#include "master.h"
+#include "master.pml"
 
 byte tn[3];      /* tombstone: n, 0 = none                     */
 byte tb[3];      /* ticks before it may be folded              */
@@ -111,8 +111,8 @@ byte seen0, dead0, rel0, tok0;           /* when the read began */
 #define GBLK 2
 #endif
 #define PROBE_SEAL(p,i) SEAL(p,i)
-#include "promise.h"
-#include "symmetry.h"
+#include "promise.pml"
+#include "symmetry.pml"
 
 /* ------------------------------ coordinator of attempt i ------------------------------ */
 #ifdef RETAKE                            /* after UNKNOWN the holder may extend the same instance */

@@ -1,6 +1,6 @@
 /*
  * qlease.pml - lock, extend, release and give up, with restarts, key RESYNC and the deletion of
- *   promises (protocol.md 2.5-2.8, 2.11).  One key.  The masters' memory is in master.h.
+ *   promises (protocol.md 2.5-2.8, 2.11).  One key.  The masters' memory is in master.pml.
  *
  *   P lock attempts (uid == ballot n == fencing token == 1..P, startable in ANY order, that is with
  *   skewed hybrid clocks); one EXTEND round for attempts 1..NEXT; coordinators may crash or pause
@@ -10,11 +10,11 @@
  *   number of times, at any later moment (loss, duplication, reordering, unbounded delay; the code
  *   drops what is older than T_msg).  Acks likewise; acks of a crashed incarnation still arrive.
  *
- * -DQUERY: promises are asked about and deleted, see promise.h.  -DHEAL, -DRAISE: see master.h.
+ * -DQUERY: promises are asked about and deleted, see promise.pml.  -DHEAL, -DRAISE: see master.pml.
  *
  * Checked: I1 one holder at a time; I2 tokens rise in the order of the grants; I4 an instance that
  *   a majority acknowledged as released is never again LIVE on a majority.
- * Rules weakened by -DBUG_* (here and in master.h) must yield a counterexample, see run_all.sh.
+ * Rules weakened by -DBUG_* (here and in master.pml) must yield a counterexample, see run_all.sh.
  */
 #ifndef NEXT
 #define NEXT 1
@@ -22,7 +22,7 @@
 #define ON_GONE(m)   FORGET(m)
 #define ON_MERGED(m) REMEMBER(m)
 #define TICK_EXTRA(m) AGE(m)
-#include "master.h"
+#include "master.pml"
 
 /* ---- attempts 1..P (index 0 unused) ---- */
 byte as[P+1];    /* 0 idle 1 trying 2 held 3 over           */
@@ -113,8 +113,8 @@ byte maxtok;     /* highest token ever activated            */
 #define OTHER(i)  0
 #endif
 
-#include "promise.h"
-#include "symmetry.h"
+#include "promise.pml"
+#include "symmetry.pml"
 
 /* ------------------------------ coordinator of attempt i ------------------------------ */
 #define COORD(i) \

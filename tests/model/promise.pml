@@ -1,5 +1,5 @@
 /*
- * promise.h - a grant is a promise until somebody confirms it, and promises that nobody confirms
+ * promise.pml - a grant is a promise until somebody confirms it, and promises that nobody confirms
  *   are deleted (protocol.md 2.11).  Included by qlease.pml and qadopt.pml.
  *
  * -DQUERY: a master asks its peers with a read that seals.  The two answers are collected one at a time and

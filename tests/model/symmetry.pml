@@ -1,5 +1,5 @@
 /*
- * symmetry.h - with -DSYM a state and the ones with the masters' names exchanged are one state.
+ * symmetry.pml - with -DSYM a state and the ones with the masters' names exchanged are one state.
  *
  * The three masters run the same code and no message names one, so exchanging two of them
  * everywhere maps executions onto executions, and the properties do not tell them apart.  Every

@@ -1,5 +1,5 @@
 /*
- * master.h - one key at each of three masters: what a master remembers, how it loses that and how
+ * master.pml - one key at each of three masters: what a master remembers, how it loses that and how
  *   it gets it back.  Included by qlease.pml, qadopt.pml and qfold.pml, which add the messages.
  *
  * A master is FREE, LIVE (rec = uid of a lock attempt) or SHADOW (sh: somebody may hold the key),
@@ -55,7 +55,7 @@
 
 byte rec[3];     /* LIVE uid, 0 = none                                   */
 byte ex[3];      /* its remaining life                                   */
-byte un[3];      /* 1: it is unconfirmed, a promise (promise.h)          */
+byte un[3];      /* 1: it is unconfirmed, a promise (promise.pml)          */
 byte sh[3];      /* SHADOW for that long: no grants, no information      */
 byte mx[3];      /* maxn                                                 */
 byte st[3];      /* 0 ACTIVE  1 RESTARTED  2 key RESYNC                  */
