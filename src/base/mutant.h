@@ -60,6 +60,7 @@ enum mutant {
 	MUTANT_QUARANTINE_NONE,      /* D_Q */
 	MUTANT_QUARANTINE_SHORT,     /* half of it */
 	MUTANT_QUARANTINE_FLOORLESS, /* the ceiling is no floor afterwards */
+	MUTANT_NEVER_SEEN,           /* keys are called never seen right after a start */
 	MUTANT_SYNC_ONE,             /* one report is enough */
 	MUTANT_SYNC_INACTIVE,        /* a master that does not vote reports */
 	MUTANT_SYNC_UNION,           /* one witness makes a lease live */
@@ -69,9 +70,9 @@ enum mutant {
 	MUTANT_SYNC_PROMISELESS,     /* promised ballots are not taken over */
 	MUTANT_SYNC_VERSIONLESS,     /* the first value told, not the highest version */
 	MUTANT_SYNC_SHORT,           /* leases end early after a restart */
-	MUTANT_SYNC_NEVER_SEEN,      /* keys are called never seen right after it */
 	MUTANT_CLEAN_ALWAYS,         /* a stop is in good order whatever is held */
 	MUTANT_CLEAN_FLOORLESS,      /* the floor is forgotten */
+	MUTANT_CLEAN_OUTDATED,       /* an old copy of the state file is believed */
 	MUTANT_HEAL_NO_WAIT,         /* key RESYNC without T_wait */
 	MUTANT_HEAL_ANSWERS,         /* the key is voted on meanwhile */
 	MUTANT_HEAL_ONE,             /* one witness */

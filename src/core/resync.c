@@ -40,6 +40,12 @@ static void vote(struct engine *e, uint16_t slot)
 	e->slots_voting++;
 }
 
+/* What was forgotten may be of the last moment. */
+static void raise_floor(struct engine *e, uint16_t slot, uint64_t floor_n)
+{
+	tombs_raise_floor(&e->tombs, slot, floor_n, MUTANT(NEVER_SEEN) ? 0 : e->now.slow_ns);
+}
+
 void resync_begin(struct engine *e)
 {
 	e->restarted = true;
@@ -74,7 +80,8 @@ void resync_give_up(struct engine *e, uint64_t floor_n)
 	for (uint16_t i = 0; i < e->cfg.slots; i++) {
 		if (!is_mine(e, i) || e->slot_state[i] != SLOT_SILENT)
 			continue;
-		tombs_raise_floor(&e->tombs, i, floor_n);
+		if (floor_n != 0)
+			raise_floor(e, i, floor_n);
 		vote(e, i);
 	}
 }
@@ -342,12 +349,8 @@ static bool work_off(struct engine *e, struct sync *s)
 
 static void begin_to_vote(struct engine *e, struct sync *s)
 {
-	/* Tombstones were told as a floor, whatever their age. After a fallback there are none that
-	 * young: the quarantine is longer than they live. */
-	if (s->fallback || MUTANT(SYNC_NEVER_SEEN))
-		tombs_raise_floor(&e->tombs, s->slot, s->floor_n);
-	else if (!MUTANT(SYNC_FLOORLESS))
-		tombs_take_floor(&e->tombs, s->slot, s->floor_n, e->now.slow_ns);
+	if (!MUTANT(SYNC_FLOORLESS))
+		raise_floor(e, s->slot, s->floor_n);
 	ballot_merge(e, s->floor_n);
 	vote(e, s->slot);
 	s->state = SYNC_NONE;

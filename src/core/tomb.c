@@ -144,16 +144,11 @@ size_t tombs_used_bytes(const struct tombs *t)
 	       4 * slot_array_bytes(t->slots);
 }
 
-void tombs_raise_floor(struct tombs *t, uint16_t slot, uint64_t n)
+void tombs_raise_floor(struct tombs *t, uint16_t slot, uint64_t n, uint64_t now_ns)
 {
 	CHECK(slot < t->slots);
 	if (n > t->floors[slot])
 		t->floors[slot] = n;
-}
-
-void tombs_take_floor(struct tombs *t, uint16_t slot, uint64_t n, uint64_t now_ns)
-{
-	tombs_raise_floor(t, slot, n);
 	t->early_until_ns[slot] = now_ns + t->keep_ns;
 }
 

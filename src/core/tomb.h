@@ -59,8 +59,8 @@ uint64_t tombs_top(const struct tombs *t, uint16_t slot);
  * ignored. */
 void tombs_put(struct tombs *t, uint64_t hash, uint16_t slot, uint64_t n, uint64_t now_ns);
 
-/* Tombstones of @slot were folded before their time: a key without one may not be called never
- * seen. */
+/* Tombstones of @slot were folded before their time, here or elsewhere: a key without one may not
+ * be called never seen. */
 bool tombs_forgot_early(const struct tombs *t, uint16_t slot, uint64_t now_ns);
 
 /* Fold what is old. */
@@ -73,11 +73,9 @@ uint64_t tombs_count(const struct tombs *t);
 /* Bytes touched so far. */
 size_t tombs_used_bytes(const struct tombs *t);
 
-/* The floor of @slot is not below @n from here on (after a restart: whatever was forgotten was
- * below). */
-void tombs_raise_floor(struct tombs *t, uint16_t slot, uint64_t n);
-/* The same, from others who folded tombstones of any age into @n. */
-void tombs_take_floor(struct tombs *t, uint16_t slot, uint64_t n, uint64_t now_ns);
+/* The floor of @slot is not below @n from here on: after a restart, whatever was forgotten was
+ * below. That may have been young, so it counts as forgotten early. */
+void tombs_raise_floor(struct tombs *t, uint16_t slot, uint64_t n, uint64_t now_ns);
 
 /* Aborts on a broken invariant. */
 void tombs_validate(const struct tombs *t);

@@ -42,6 +42,11 @@ void swarm_choose(struct world *w)
 	s->lost_type = (uint8_t)(1 + below(w, MSG_TYPE_MAX - 1));
 	s->lost_reply = chance(w, 500000);
 	s->lost_type_ppm = chance(w, 400000) ? (unsigned)below(w, 1000000) : 0;
+	s->slow_types =
+		chance(w, 300000)
+			? (uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX))
+			: 0;
+	s->slow_type_ppm = (unsigned)below(w, 1000000);
 	s->old_stream_ppm = some(w, 1000000);
 	s->late_replies = chance(w, 500000);
 	s->delay_ns = 20000 + below(w, attempt_ns / 20);
@@ -65,7 +70,7 @@ void swarm_choose(struct world *w)
 	s->crash_client_ppm = some(w, 1000000);
 	s->mistake_ppm = some(w, 100000);
 	s->idempotent_ppm = some(w, 1000000);
-	s->read_percent = 10 + (unsigned)below(w, 50);
+	s->read_percent = 10 + (unsigned)below(w, chance(w, 300000) ? 90 : 50);
 	s->registers = chance(w, 200000);
 	s->writers = s->registers || chance(w, 300000) ? (unsigned)below(w, w->clients) : 0;
 	s->homes = chance(w, 300000);

@@ -81,6 +81,8 @@ struct swarm {
 	uint8_t lost_type; /* enum msg_type; of a reply: of its request */
 	bool lost_reply;
 	unsigned lost_type_ppm;
+	uint32_t slow_types; /* by bit, as above: requests of these have a heavy tail */
+	unsigned slow_type_ppm;
 	bool quick_starts;                       /* a crashed node is back at once */
 	unsigned narrow_ppm;                     /* a round that reaches no more than a majority */
 	uint8_t vote_type;                       /* enum msg_type; 0: any */
@@ -306,7 +308,7 @@ __attribute__((format(printf, 3, 4))) void violation(
 const char *msg_name(const struct msg *m);
 
 /* ---- net.c ---- */
-uint64_t net_delay(struct world *w, unsigned to);
+uint64_t net_delay(struct world *w, unsigned to, bool tail);
 void net_init(struct world *w);
 void net_post(struct world *w, unsigned from, unsigned to, const struct msg *m);
 void net_deliver(struct world *w, const struct item *it);

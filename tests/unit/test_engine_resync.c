@@ -212,6 +212,28 @@ static void test_resync_a_key_is_not_called_never_seen_for_a_while(void **state)
 	fixture_free(f);
 }
 
+/* The attempt of a lock released meanwhile may still be under way: "free" must not be taken back.
+ */
+static void test_resync_nor_is_it_after_a_stop_in_good_order(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	fixture_delay(f, 1, 2, MSG_TRYLOCK);
+	fixture_lose(f, 1, 0, MSG_RELEASE);
+	lock_ok(f, 1, "k", "v");
+	uint64_t floor_n = local_read(f, 1, "k")->r.token;
+	(void)fixture_release(f, 1, "k", "v"); /* 1 holds nothing now, and stops */
+	fixture_crash(f, 1);
+	fixture_restart(f, 1);
+	fixture_activate(f, 1, floor_n);
+	enum outcome first = fixture_outcome(f, fixture_read(f, 3, "k", true));
+	fixture_let_go(f); /* 2 hears of the attempt */
+	enum outcome second = fixture_outcome(f, fixture_read(f, 3, "k", true));
+	assert_int_equal(first, OUT_NULL);
+	assert_int_equal(second, OUT_NULL);
+	fixture_free(f);
+}
+
 static void with_file(struct engine_config *cfg)
 {
 	if (cfg->self == 3)
@@ -568,6 +590,7 @@ int main(void)
 		cmocka_unit_test(test_resync_two_stories_of_one_key_are_a_shadow),
 		cmocka_unit_test(test_resync_takes_over_what_was_sealed),
 		cmocka_unit_test(test_resync_a_key_is_not_called_never_seen_for_a_while),
+		cmocka_unit_test(test_resync_nor_is_it_after_a_stop_in_good_order),
 		cmocka_unit_test(test_resync_votes_when_the_ceiling_is_durable),
 		cmocka_unit_test(test_resync_does_not_bring_back_what_was_released),
 		cmocka_unit_test(test_resync_takes_the_highest_version_and_promise),

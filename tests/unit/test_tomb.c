@@ -162,21 +162,21 @@ static void test_tomb_floors_are_raised_for_a_restart(void **state)
 	tombs_tick(&t, 1000);
 	tombs_tick(&t, 2000);
 	for (uint16_t slot = 0; slot < SLOTS; slot++)
-		tombs_raise_floor(&t, slot, 300);
+		tombs_raise_floor(&t, slot, 300, 2000);
 	assert_int_equal(tombs_floor(&t, 0), 500);
 	assert_int_equal(tombs_floor(&t, SLOTS - 1), 300);
-	tombs_raise_floor(&t, 1, 200);
+	tombs_raise_floor(&t, 1, 200, 2000);
 	assert_int_equal(tombs_floor(&t, 1), 300);
 	free(mem);
 }
 
-/* What others have folded may be young: until it would be old, no key is called never seen. */
-static void test_tomb_a_floor_of_others_is_no_forgetting(void **state)
+/* What it stands for may be young: until it would be old, no key is called never seen. */
+static void test_tomb_a_floor_of_a_restart_is_no_forgetting(void **state)
 {
 	(void)state;
 	struct tombs t;
 	void *mem = tombs_new(&t, 10, 0);
-	tombs_take_floor(&t, 3, 300, 50);
+	tombs_raise_floor(&t, 3, 300, 50);
 	assert_int_equal(tombs_floor(&t, 3), 300);
 	assert_true(tombs_forgot_early(&t, 3, 50));
 	assert_true(tombs_forgot_early(&t, 3, 50 + KEEP - 1));
@@ -198,7 +198,7 @@ static void test_tomb_top_covers_graves_and_floor(void **state)
 	tombs_tick(&t, 2000);
 	assert_int_equal(tombs_floor(&t, 3), 40);
 	assert_int_equal(tombs_top(&t, 3), 40);
-	tombs_raise_floor(&t, 3, 90);
+	tombs_raise_floor(&t, 3, 90, 2000);
 	assert_int_equal(tombs_top(&t, 3), 90);
 	assert_int_equal(tombs_top(&t, 4), 0);
 	free(mem);
@@ -290,7 +290,7 @@ int main(void)
 		cmocka_unit_test(test_tomb_full_folds_early_and_says_so),
 		cmocka_unit_test(test_tomb_crowded_segment_folds_early),
 		cmocka_unit_test(test_tomb_floors_are_raised_for_a_restart),
-		cmocka_unit_test(test_tomb_a_floor_of_others_is_no_forgetting),
+		cmocka_unit_test(test_tomb_a_floor_of_a_restart_is_no_forgetting),
 		cmocka_unit_test(test_tomb_top_covers_graves_and_floor),
 		cmocka_unit_test(test_tomb_refuses_misuse),
 		cmocka_unit_test(test_tomb_agrees_with_a_list),
