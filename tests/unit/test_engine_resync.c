@@ -218,6 +218,7 @@ static void test_resync_nor_is_it_after_a_stop_in_good_order(void **state)
 {
 	(void)state;
 	struct fixture *f = fixture_new(3, NULL);
+	fixture_run_ms(f, 10000);
 	fixture_delay(f, 1, 2, MSG_TRYLOCK);
 	fixture_lose(f, 1, 0, MSG_RELEASE);
 	lock_ok(f, 1, "k", "v");
