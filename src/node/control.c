@@ -24,8 +24,8 @@ enum {
 	REPORT_MS = 10000,
 	RESYNC_REPORT_MS = 1000,
 	SPREAD_MS = 100,
-	/* Who claims to have forgotten nothing votes as soon as it has heard all other masters, or
-	 * those that are there have had time to dial it: one that knows better says so then. */
+	/* A first boot votes as soon as it has heard all other masters, or those that are there
+	 * have had time to dial it: one that knows better says so then. */
 	OBJECTIONS_MS = PEERING_BACKOFF_MAX_MS + 500,
 	MAIL_PER_TURN = 1024,
 	POLL_SIGNALS = 0,
@@ -115,7 +115,7 @@ static void serve_ceiling(struct node *n, uint64_t now_mclk)
 static bool all_masters_heard(const struct node *n)
 {
 	for (unsigned i = 0; i < n->self.n_masters; i++)
-		if (n->self.masters[i] != n->self.node && n->self.seen_inc[n->self.masters[i]] == 0)
+		if (n->self.masters[i] != n->self.node && !n->heard[n->self.masters[i]])
 			return false;
 	return true;
 }
@@ -154,7 +154,8 @@ static void log_active(const struct node *n, uint64_t floor_n, uint64_t now_mclk
 	static const char *const reasons[] = {[RESTART_FIRST_BOOT] = "first boot",
 		[RESTART_CLEAN] = "it had stopped in good order and held nothing"};
 	struct mail_progress p = progress_sum(n);
-	if (n->restart.kind != RESTART_EMPTY) {
+	if (n->restart.kind == RESTART_FIRST_BOOT ||
+		(n->restart.kind == RESTART_CLEAN && floor_n != 0)) {
 		log_info("active: this node votes (%s)", reasons[n->restart.kind]);
 	} else if (floor_n == 0) {
 		log_info("active: this node votes and is in sync, %.1f s after it began to ask: "
@@ -173,6 +174,7 @@ static void log_active(const struct node *n, uint64_t floor_n, uint64_t now_mclk
 static void begin_to_vote(struct node *n, uint64_t floor_n, const struct clocks *now)
 {
 	tell_status(n, NODE_ACTIVE, floor_n, 0, n->self.slots);
+	n->self.after_inc = 0;
 	log_active(n, floor_n, now->mclk);
 }
 
@@ -181,7 +183,10 @@ static void begin_to_ask(struct node *n, const struct clocks *now)
 	n->asked_at = now->mclk;
 	n->report_at = now->mclk + RESYNC_REPORT_MS * MS;
 	tell_status(n, NODE_RESYNC, 0, 0, 0);
-	log_info("resync: asking the other masters what this node may have forgotten");
+	log_info("resync: asking the other masters what this node may have forgotten%s",
+		n->restart.kind == RESTART_CLEAN
+			? ", for not all of them are there to confirm that it is nothing"
+			: "");
 }
 
 static void report_quarantine(struct node *n, const struct clocks *now)
@@ -222,6 +227,9 @@ static void spread_progress(struct node *n, const struct clocks *now)
 
 static void serve_status(struct node *n, const struct clocks *now)
 {
+	/* Whoever remembers another life of this node need not any more. */
+	if (now->slow >= n->restart.vote_ns)
+		n->self.first_boot = false;
 	if (!n->cfg.is_master || n->restart.status == NODE_ACTIVE)
 		return;
 	struct restart_news news = {
@@ -330,6 +338,11 @@ static void take_mail(struct node *n)
 			CHECK(bytes == sizeof link);
 			memcpy(&link, body, sizeof link);
 			peering_link_down(n->peering, &link);
+		} else if (type == MAIL_LINK_HEARD) {
+			struct mail_link link;
+			CHECK(bytes == sizeof link);
+			memcpy(&link, body, sizeof link);
+			n->heard[link.node] = true;
 		} else if (type == MAIL_PROGRESS) {
 			CHECK(bytes == sizeof n->progress[from]);
 			CHECK(from < n->cfg.threads);

@@ -70,6 +70,7 @@ struct node {
 
 	/* control.c */
 	struct restart restart;
+	bool heard[NODE_ID_MAX + 1];                /* it has accepted what we claim to be */
 	struct mail_progress progress[THREADS_MAX]; /* with NODE_RESYNC, from the shards */
 	uint64_t asked_at;                          /* mclk; when NODE_RESYNC began */
 	uint64_t report_at;                         /* mclk; 0: at once */

@@ -359,6 +359,7 @@ static void work_out(struct peering *p, struct conn *c)
 	if (c->connecting) {
 		int r = sock_connected(c->fd);
 		if (r != 0) {
+			t->refusal[0] = '\0'; /* of a process that is gone */
 			say_absent(t, strerror(-r));
 			conn_end(p, c);
 			return;

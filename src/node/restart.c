@@ -26,7 +26,7 @@ void restart_init(struct restart *r, const struct restart_config *cfg)
 
 void restart_distrust(struct restart *r)
 {
-	if (r->kind == RESTART_CLEAN)
+	if (r->kind == RESTART_CLEAN && !MUTANT(CLEAN_OUTDATED))
 		r->kind = RESTART_EMPTY;
 }
 
@@ -49,7 +49,7 @@ static enum restart_action vote_above(
 	return RESTART_VOTE;
 }
 
-static enum restart_action next_empty(
+static enum restart_action next_forgetful(
 	struct restart *r, const struct restart_news *news, uint64_t *ret_n)
 {
 	if ((r->status == NODE_RESYNC && news->in_sync) || MUTANT(RESTART_VOTES)) {
@@ -71,19 +71,23 @@ enum restart_action restart_next(
 {
 	if (r->status == NODE_ACTIVE)
 		return RESTART_WAIT;
-	if (r->kind == RESTART_EMPTY)
-		return next_empty(r, news, ret_n);
-	if (!news->all_heard && news->slow_ns < r->heard_ns)
-		return RESTART_WAIT;
-	bool clean = r->kind == RESTART_CLEAN && !MUTANT(CLEAN_FLOORLESS);
-	return vote_above(r, news, clean ? r->loaded_n : 0, ret_n);
+	if (r->kind == RESTART_FIRST_BOOT) {
+		if (!news->all_heard && news->slow_ns < r->heard_ns)
+			return RESTART_WAIT;
+		return vote_above(r, news, 0, ret_n);
+	}
+	/* A file may be an old copy. Any other master may be the one that knows, so all are asked;
+	 * while one is away, this node goes on as if it had forgotten everything. */
+	if (r->kind == RESTART_CLEAN && news->all_heard)
+		return vote_above(r, news, MUTANT(CLEAN_FLOORLESS) ? 0 : r->loaded_n, ret_n);
+	return next_forgetful(r, news, ret_n);
 }
 
 uint64_t restart_due_ns(const struct restart *r)
 {
 	if (r->status == NODE_ACTIVE)
 		return UINT64_MAX;
-	if (r->kind != RESTART_EMPTY)
+	if (r->kind == RESTART_FIRST_BOOT)
 		return r->heard_ns;
 	return r->status == NODE_QUARANTINE && !r->alone ? r->ask_ns : r->vote_ns;
 }

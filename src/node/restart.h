@@ -10,7 +10,7 @@
 /* What it may have forgotten. */
 enum restart_kind {
 	RESTART_FIRST_BOOT, /* nothing: this cluster has never run */
-	RESTART_CLEAN,      /* nothing: it stopped in good order and held nothing then */
+	RESTART_CLEAN,      /* nothing, says its file: it stopped in good order and held nothing */
 	RESTART_EMPTY,      /* everything above its ceiling */
 };
 
@@ -18,9 +18,9 @@ struct restart {
 	enum restart_kind kind;
 	enum node_status status;
 	bool alone;        /* no other master to ask */
-	uint64_t heard_ns; /* FIRST_BOOT, CLEAN: not waiting for objections any longer */
-	uint64_t ask_ns;   /* EMPTY: end of T_wait */
-	uint64_t vote_ns;  /* EMPTY: end of D_Q. All on the slow clock */
+	uint64_t heard_ns; /* FIRST_BOOT: not waiting for objections any longer */
+	uint64_t ask_ns;   /* end of T_wait */
+	uint64_t vote_ns;  /* end of D_Q. All on the slow clock */
 	uint64_t loaded_n; /* ceiling of the state file; 0: it tells none */
 };
 
@@ -37,7 +37,7 @@ struct restart_news {
 	uint64_t slow_ns;
 	uint64_t wall_n;    /* wall clock as a ballot */
 	uint64_t durable_n; /* ceiling on disk; BALLOT_MAX: no file */
-	bool all_heard;     /* all other masters have shaken hands and do not object */
+	bool all_heard;     /* all other masters have accepted what this node claims to be */
 	bool in_sync;       /* every slot votes, and what was missed meanwhile is here too */
 };
 

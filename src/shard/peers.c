@@ -31,6 +31,7 @@ struct peer_link {
 	uint8_t node;
 	bool dropped;                /* closing: nothing more in or out */
 	bool replaced;               /* and another stream took its place */
+	bool heard;                  /* a frame came */
 	uint64_t echo_mclk, echo_at; /* last clock reading of the peer, and when we had it */
 	uint64_t heard_at, beat_due;
 	/* The frame of this loop, at the end of link->out. */
@@ -239,18 +240,18 @@ static void tell_missed(struct shard *s, const struct peer_link *pl)
 	shard_step(s, &(struct event){.type = EV_MISSED});
 }
 
-static void tell_control_down(struct shard *s, uint8_t node, uint16_t index, uint64_t inc)
+static void tell_control(
+	struct shard *s, enum control_mail what, uint8_t node, uint16_t index, uint64_t inc)
 {
-	struct mail_link down = {.node = node, .link_index = index, .peer_inc = inc};
-	memcpy(mailbox_put(s->mail, s->cfg.threads, MAIL_LINK_DOWN, sizeof down), &down,
-		sizeof down);
+	struct mail_link news = {.node = node, .link_index = index, .peer_inc = inc};
+	memcpy(mailbox_put(s->mail, s->cfg.threads, what, sizeof news), &news, sizeof news);
 }
 
 /* ---- outgoing frames ---- */
 
 /* The echo says: the receiver's clock showed this, at the latest @held_ns before the oldest message
  * was born. A message that another thread made can be older than the echo: then the reading is set
- * back to what that clock showed at most at the birth, lest the receiver takes it for younger. */
+ * back to what that clock showed at least at the birth, lest the receiver takes it for younger. */
 static void frame_stamp_echo(
 	const struct shard *s, const struct peer_link *pl, uint64_t birth, struct frame_header *h)
 {
@@ -491,6 +492,11 @@ static const char *frame_in(
 
 	if (wrong != NULL)
 		return wrong;
+	/* Who sends frames has accepted our hello; a dialer does that after we have accepted its.
+	 */
+	if (!pl->heard)
+		tell_control(s, MAIL_LINK_HEARD, pl->node, pl->index, pl->inc);
+	pl->heard = true;
 	pl->echo_mclk = h->mclk;
 	pl->echo_at = now;
 	pl->heard_at = peer->heard_at = now;
@@ -592,7 +598,7 @@ void peers_adopt(struct shard *s, const struct mail_adopt *a)
 			link->user = NULL;
 			s->env->ops->close(s->env, link, false);
 		}
-		tell_control_down(s, a->node, a->link_index, a->peer_inc);
+		tell_control(s, MAIL_LINK_DOWN, a->node, a->link_index, a->peer_inc);
 		return;
 	}
 	*pl = (struct peer_link){
@@ -633,7 +639,7 @@ void peers_close(struct shard *s, struct link *link)
 		if (!pl->dropped)
 			log_info("peer %u: link %u (%s) closed", pl->node, pl->index, link->addr);
 		peer->own = NULL;
-		tell_control_down(s, pl->node, pl->index, pl->inc);
+		tell_control(s, MAIL_LINK_DOWN, pl->node, pl->index, pl->inc);
 		tell_threads(s, pl, peer->route[pl->index].links, NEWS_DOWN);
 	}
 	free(pl);

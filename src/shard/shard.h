@@ -35,6 +35,7 @@ enum control_mail {
 	MAIL_DRAIN, /* control -> shard: take no new work, answer what runs, close clients */
 	MAIL_RAISE_CEILING, /* shard -> control: u64 */
 	MAIL_LINK_DOWN,     /* shard -> control: struct mail_link */
+	MAIL_LINK_HEARD,    /* shard -> control: struct mail_link; its first frame is here */
 	MAIL_PROGRESS,      /* shard -> control, with NODE_RESYNC: struct mail_progress */
 	MAIL_DRAINED,       /* shard -> control: no body; nothing of this shard is left to send */
 };

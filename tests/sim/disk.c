@@ -2,48 +2,43 @@
  * and files that get lost or are replaced by an old copy (protocol.md 2.3, 2.8). */
 #include "sim.h"
 
-bool disk_load(const struct disk *d, uint64_t *ret_n, bool *ret_clean)
+const struct record_on_disk *disk_load(const struct disk *d)
 {
-	int best = -1;
+	const struct record_on_disk *best = NULL;
 	for (int i = 0; i < 2; i++)
-		if (d->valid[i] && (best < 0 || d->seq[i] > d->seq[best]))
-			best = i;
-	if (best < 0)
-		return false;
-	*ret_n = d->ceiling_n[best];
-	*ret_clean = d->clean[best];
-	return true;
+		if (d->slot[i].valid && (best == NULL || d->slot[i].seq > best->seq))
+			best = &d->slot[i];
+	return best;
 }
 
 static unsigned slot_to_write(const struct disk *d)
 {
-	if (!d->valid[0] || !d->valid[1])
-		return d->valid[0] ? 1 : 0;
-	return d->seq[0] < d->seq[1] ? 0 : 1;
+	if (!d->slot[0].valid || !d->slot[1].valid)
+		return d->slot[0].valid ? 1 : 0;
+	return d->slot[0].seq < d->slot[1].seq ? 0 : 1;
 }
 
-static void commit(struct disk *d, uint64_t n, bool clean)
+static void commit(struct disk *d, uint64_t n, uint32_t clean)
 {
 	unsigned to = slot_to_write(d);
-	d->seq[to] = (d->valid[!to] ? d->seq[!to] : 0) + 1;
-	d->ceiling_n[to] = n;
-	d->clean[to] = clean;
-	d->valid[to] = true;
+	uint32_t seq = d->slot[!to].valid ? d->slot[!to].seq : 0;
+	d->slot[to] = (struct record_on_disk){
+		.valid = true, .seq = seq + 1, .ceiling_n = n, .clean = clean};
 }
 
-void disk_keep_clean(struct disk *d, uint64_t n)
+void disk_keep_clean(struct disk *d, uint64_t n, uint32_t life)
 {
-	commit(d, n, true);
+	commit(d, n, life);
 }
 
 void disk_forget_clean(struct disk *d)
 {
-	uint64_t n = 0;
-	bool clean = false;
-	if (!disk_load(d, &n, &clean) || !clean)
+	const struct record_on_disk *best = disk_load(d);
+	if (best == NULL || best->clean == 0)
 		return;
-	commit(d, n, false);
-	commit(d, n, false);
+	uint64_t n = best->ceiling_n;
+	commit(d, n, 0);
+	commit(d, n, 0);
 }
 
 static void told(struct world *w, unsigned id)
@@ -79,7 +74,7 @@ void disk_done(struct world *w, const struct item *it)
 		return;
 	}
 	if (n->has_file && n->writing_n > n->durable_n) {
-		commit(&n->disk, n->writing_n, false);
+		commit(&n->disk, n->writing_n, 0);
 		n->durable_n = n->writing_n;
 	}
 	n->writing_n = 0;
@@ -96,9 +91,9 @@ void disk_crash(struct world *w, unsigned id)
 	if (n->has_file && n->writing_n > n->durable_n) {
 		unsigned dice = (unsigned)below(w, 3);
 		if (dice == 0)
-			commit(&n->disk, n->writing_n, false);
+			commit(&n->disk, n->writing_n, 0);
 		else if (dice == 1)
-			n->disk.valid[slot_to_write(&n->disk)] = false;
+			n->disk.slot[slot_to_write(&n->disk)].valid = false;
 	}
 	n->writing_n = n->asked_n = 0;
 }
@@ -109,19 +104,17 @@ void disk_before_start(struct world *w, unsigned id)
 	struct disk *d = &n->disk;
 	if (!n->has_file || w->calm || !w->swarm.lossy_files)
 		return;
-	uint64_t now_n = 0;
-	bool clean = false;
-	bool there = disk_load(d, &now_n, &clean);
+	const struct record_on_disk *now = disk_load(d);
 	unsigned dice = (unsigned)below(w, 100);
 	if (dice < 20) {
 		/* Its floor comes from the wall clock then, and ballots may be ahead of that. */
-		d->valid[0] = d->valid[1] = false;
+		d->slot[0].valid = d->slot[1].valid = false;
 		w->tokens_exempt = true;
-	} else if (dice < 30 && d->old_n != 0 && there && d->old_n < now_n) {
-		*d = (struct disk){
-			.valid = {true, false}, .seq = {1, 0}, .ceiling_n = {d->old_n, 0}};
+	} else if (dice < 40 && d->copy.valid && now != NULL && d->copy.seq < now->seq) {
+		d->slot[0] = d->copy;
+		d->slot[1].valid = false;
 		w->tokens_exempt = true;
-	} else if (dice < 60 && there && !clean) {
-		d->old_n = now_n; /* somebody makes a copy */
+	} else if (now != NULL && (dice < 60 || now->clean != 0)) {
+		d->copy = *now; /* somebody makes a copy */
 	}
 }

@@ -139,6 +139,20 @@ void net_deliver(struct world *w, const struct item *it)
 
 /* ---- links ---- */
 
+/* What @id claims to have been before, @peer may know better (protocol.md 2.8, step 0). */
+static void shake_hands(struct world *w, unsigned id, unsigned peer)
+{
+	struct node *n = &w->node[id];
+	uint32_t *seen = &w->node[peer].seen[id];
+	bool old = n->after_life != 0 && *seen != 0 && *seen != n->life && *seen != n->after_life;
+	if (old) {
+		TRACE(w, "%u does not believe the state file of %u", peer, id);
+		n->after_life = 0;
+		restart_distrust(&n->restart);
+	}
+	*seen = n->life;
+}
+
 static void tell(struct world *w, unsigned id, unsigned peer, bool up)
 {
 	struct node *n = &w->node[id];
@@ -168,6 +182,8 @@ void net_link(struct world *w, unsigned a, unsigned b, bool up)
 	tell(w, b, a, false);
 	if (!up)
 		return;
+	shake_hands(w, a, b);
+	shake_hands(w, b, a);
 	tell(w, a, b, true);
 	tell(w, b, a, true);
 }

@@ -214,6 +214,7 @@ static void begin(struct world *w, unsigned id)
 	n->timer_at = UINT64_MAX;
 	n->timer_gen++;
 	memset(n->linked, 0, sizeof n->linked);
+	memset(n->seen, 0, sizeof n->seen);
 	memset(n->maxn, 0, sizeof n->maxn);
 }
 
@@ -239,8 +240,8 @@ void node_first_boot(struct world *w, unsigned id)
 	n->has_file = w->swarm.files;
 	if (n->has_file) {
 		n->durable_n = ceiling_above(node_wall_n(w, id));
-		n->disk = (struct disk){
-			.valid = {true, false}, .seq = {1, 0}, .ceiling_n = {n->durable_n, 0}};
+		n->disk.slot[0] =
+			(struct record_on_disk){.valid = true, .seq = 1, .ceiling_n = n->durable_n};
 	} else {
 		n->durable_n = BALLOT_MAX;
 	}
@@ -252,19 +253,19 @@ void node_first_boot(struct world *w, unsigned id)
 void node_start(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
-	bool clean = false;
 	disk_before_start(w, id);
-	n->loaded_n = 0;
-	if (n->has_file && disk_load(&n->disk, &n->loaded_n, &clean))
-		disk_forget_clean(&n->disk);
+	const struct record_on_disk *file = n->has_file ? disk_load(&n->disk) : NULL;
+	n->loaded_n = file != NULL ? file->ceiling_n : 0;
+	n->after_life = file != NULL ? file->clean : 0;
+	disk_forget_clean(&n->disk);
 	if (n->has_file)
 		n->durable_n = n->loaded_n;
 	begin(w, id);
 	n->paused_until = 0;
-	set_out(w, id, clean ? RESTART_CLEAN : RESTART_EMPTY);
-	w->sums.clean_starts += clean;
+	set_out(w, id, n->after_life != 0 ? RESTART_CLEAN : RESTART_EMPTY);
+	w->sums.clean_starts += n->after_life != 0;
 	TRACE(w, "%u starts, life %u, ceiling %llu%s", id, n->life, (unsigned long long)n->loaded_n,
-		clean ? ", clean" : "");
+		n->after_life != 0 ? ", clean" : "");
 	w->events++;
 	net_link_all(w, id);
 	node_control(w, id);
@@ -276,6 +277,19 @@ static bool all_heard(const struct world *w, unsigned id)
 		if (k != id && w->node[id].linked[k] == 0)
 			return false;
 	return true;
+}
+
+/* Of an old copy that nobody left can tell from the true file there is no judging (README.md of the
+ * project): that node is distrusted all the same. */
+static void distrust_in_vain(struct world *w, unsigned id)
+{
+	struct node *n = &w->node[id];
+	bool known = n->after_life == 0 || n->after_life == n->life - 1;
+	for (unsigned k = 1; k <= w->n; k++)
+		known = known || (w->node[k].up && w->node[k].seen[id] > n->after_life &&
+					 w->node[k].seen[id] != n->life);
+	if (!known)
+		restart_distrust(&n->restart);
 }
 
 static void look_again(struct world *w, unsigned id)
@@ -304,6 +318,7 @@ static void begin_to_vote(struct world *w, unsigned id, uint64_t floor_n)
 	w->sums.fallbacks += floor_n != 0 && n->restart.kind == RESTART_EMPTY;
 	w->sums.syncs += floor_n == 0 && n->restart.kind == RESTART_EMPTY;
 	w->sums.shadows += s.shadows;
+	n->after_life = 0;
 	TRACE(w, "%u is active, floor %llu", id, (unsigned long long)floor_n);
 	check_floor(w, id, floor_n);
 	if (!w->over)
@@ -317,6 +332,7 @@ void node_control(struct world *w, unsigned id)
 	if (!n->up || n->restart.status == NODE_ACTIVE)
 		return;
 	node_clocks(w, id);
+	distrust_in_vain(w, id);
 	struct restart_news news = {.slow_ns = n->time.slow_ns,
 		.wall_n = node_wall_n(w, id),
 		.durable_n = n->durable_n,
@@ -400,5 +416,5 @@ void node_stop(struct world *w, unsigned id)
 	n->writing_n = n->asked_n = 0; /* what is being written is done before */
 	fall(w, id);
 	if (clean)
-		disk_keep_clean(&n->disk, top_n);
+		disk_keep_clean(&n->disk, top_n, n->life);
 }

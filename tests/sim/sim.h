@@ -102,12 +102,16 @@ struct swarm {
 };
 
 /* ---- nodes ---- */
+struct record_on_disk {
+	bool valid;
+	uint32_t seq;
+	uint64_t ceiling_n;
+	uint32_t clean; /* life that stopped in good order and held nothing; 0: none */
+};
+
 struct disk {
-	bool valid[2];
-	uint32_t seq[2];
-	uint64_t ceiling_n[2];
-	bool clean[2];  /* written by a node that stopped in good order and held nothing */
-	uint64_t old_n; /* a copy made some time ago */
+	struct record_on_disk slot[2];
+	struct record_on_disk copy; /* made some time ago */
 };
 
 struct node {
@@ -125,11 +129,13 @@ struct node {
 	uint32_t timer_gen;
 	uint32_t linked[NODES_MAX + 1]; /* life of the peer it is linked with; 0: not */
 	uint64_t unlinked_at[NODES_MAX + 1];
+	uint32_t seen[NODES_MAX + 1]; /* life of the peer it was last linked with */
 	/* the control thread */
 	struct disk disk;
 	bool has_file;
 	struct restart restart;
 	uint64_t loaded_n, durable_n, asked_n, writing_n;
+	uint32_t after_life; /* the file says that this one held nothing; 0: no such claim */
 	/* what the judges know */
 	uint64_t accepted_n;      /* highest ballot ever live here, whatever the incarnation */
 	uint64_t forgotten_n;     /* the same up to the last start */
@@ -336,8 +342,9 @@ void node_memory(struct world *w, unsigned id);
 uint64_t node_wall_n(const struct world *w, unsigned id);
 
 /* ---- disk.c ---- */
-bool disk_load(const struct disk *d, uint64_t *ret_n, bool *ret_clean);
-void disk_keep_clean(struct disk *d, uint64_t n);
+/* NULL: nothing to be read. */
+const struct record_on_disk *disk_load(const struct disk *d);
+void disk_keep_clean(struct disk *d, uint64_t n, uint32_t life);
 /* The stop in good order counts once. */
 void disk_forget_clean(struct disk *d);
 void disk_want(struct world *w, unsigned id);

@@ -157,8 +157,28 @@ static void test_restart_after_a_stop_in_good_order_votes_above_what_it_knew(voi
 	news.durable_n = n;
 	assert_int_equal(restart_next(&r, &news, &n), RESTART_VOTE);
 	assert_int_equal(n, 7000);
-	restart_distrust(&r); /* too late: it votes, and nobody objected in time */
 	assert_int_equal(restart_next(&r, &news, &n), RESTART_WAIT);
+}
+
+/* The one that is away may be the one that knows of a later life. */
+static void test_restart_after_a_stop_in_good_order_needs_everybodys_word(void **state)
+{
+	(void)state;
+	struct restart r = start(RESTART_CLEAN);
+	uint64_t n = 1, wait = 5 * SEC + engine_restart_wait_ns(1000, 1000);
+	struct restart_news news = at(wait - 1);
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_WAIT);
+	assert_int_equal(restart_due_ns(&r), wait);
+	news.slow_ns = wait;
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_ASK);
+	struct restart asking = r;
+	news.all_heard = true; /* late, and still good */
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_VOTE);
+	assert_int_equal(n, 7000);
+	news.all_heard = false;
+	news.in_sync = true;
+	assert_int_equal(restart_next(&asking, &news, &n), RESTART_VOTE);
+	assert_int_equal(n, 0);
 }
 
 static void test_restart_with_an_old_copy_of_the_file_waits_like_any_other(void **state)
@@ -187,6 +207,7 @@ int main(void)
 		cmocka_unit_test(test_restart_of_the_only_master_has_nobody_to_ask),
 		cmocka_unit_test(test_restart_first_boot_votes_when_nobody_objects),
 		cmocka_unit_test(test_restart_after_a_stop_in_good_order_votes_above_what_it_knew),
+		cmocka_unit_test(test_restart_after_a_stop_in_good_order_needs_everybodys_word),
 		cmocka_unit_test(test_restart_with_an_old_copy_of_the_file_waits_like_any_other),
 	};
 	return cmocka_run_group_tests_name("restart", tests, NULL, NULL);
