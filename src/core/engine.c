@@ -6,8 +6,8 @@
 
 /* Where each part lies inside the memory handed over. */
 struct layout {
-	size_t ops, lines, line_map, waiting, aborted_map, leases, names, tombs, heals, sync_body;
-	size_t arena, end;
+	size_t ops, lines, line_map, waiting, aborted_map, leases, names, tombs, heals, heal_map;
+	size_t sync_body, arena, end;
 	size_t op_stride;
 };
 
@@ -37,6 +37,7 @@ static void lay_out(const struct engine_config *cfg, struct layout *l)
 	l->names = take(&at, map_memory_bytes(cfg->max_leases + NAMES_IDLE_MAX, 1));
 	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots, cfg->threads));
 	l->heals = take(&at, sizeof(struct heal) * cfg->max_ops);
+	l->heal_map = take(&at, map_memory_bytes(cfg->max_ops, cfg->threads));
 	l->sync_body = take(&at, SYNC_BODY_MAX_BYTES);
 	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest
 	 * key and values; who uses more meets LIMIT. */
@@ -135,6 +136,7 @@ struct engine *engine_init(
 	tombs_init(&e->tombs, base + l.tombs, tombs_max(cfg), cfg->slots, cfg->threads, tomb_ns,
 		now->slow_ns);
 	map_init(&e->lines, base + l.line_map, cfg->max_ops, cfg->threads);
+	map_init(&e->heal_map, base + l.heal_map, cfg->max_ops, cfg->threads);
 	map_init(&e->waiting, base + l.waiting, cfg->max_ops, 1);
 	map_init(&e->aborted_map, base + l.aborted_map, ABORTED_MAX, 1);
 	e->line_pool = (struct line *)(void *)(base + l.lines);

@@ -110,7 +110,7 @@ enum event_type {
 	EV_LINK,   /* a link to a peer is up with this incarnation, or down */
 	EV_MISSED, /* nothing was heard of a peer for a while: look for what was missed */
 	EV_STATUS, /* NODE_RESYNC: T_wait is over, ask the others; NODE_ACTIVE: vote in every slot;
-		    * NODE_QUARANTINE: in none */
+		    * NODE_QUARANTINE: in none, unless others are just telling what they hold */
 	EV_CEILING, /* ballots up to n are durable */
 	EV_TICK,    /* time passes: expiry, timeouts, answers that wait in line. Bounded work. */
 };

@@ -28,6 +28,11 @@ void heals_init(struct engine *e)
 		e->now.slow_ns);
 }
 
+static bool all_in_use(const struct engine *e)
+{
+	return e->heal_free == 0 && e->heals_touched == e->cfg.max_ops;
+}
+
 bool heals_have_room(const struct engine *e)
 {
 	return e->heals_used < e->cfg.max_ops - e->cfg.max_ops / HEALS_SPARE;
@@ -47,16 +52,18 @@ static void again_at(struct engine *e, struct heal *h, uint64_t due_ns)
 
 static struct heal *heal_new(struct engine *e, uint64_t hash, struct bytes key)
 {
-	uint32_t ref = e->heal_free;
-	if (ref == 0 && e->heals_touched == e->cfg.max_ops)
-		return NULL;
-	uint32_t block = arena_alloc(&e->arena, key.len);
+	uint32_t block = all_in_use(e) ? 0 : arena_alloc(&e->arena, key.len);
 	if (block == 0)
 		return NULL;
-	if (ref != 0)
+	uint32_t ref = e->heal_free != 0 ? e->heal_free : e->heals_touched + 1;
+	if (map_insert(&e->heal_map, hash, ref) != 0) {
+		block_dispose(e, block, key.len);
+		return NULL;
+	}
+	if (ref == e->heal_free)
 		e->heal_free = heal_at(e, ref)->next_free;
 	else
-		ref = ++e->heals_touched;
+		e->heals_touched = ref;
 	if (e->heals_used == 0) /* nobody has turned the wheel meanwhile */
 		CHECK(wheel_pop(&e->heal_wheel, e->now.slow_ns) == 0);
 	struct heal *h = heal_at(e, ref);
@@ -68,8 +75,16 @@ static struct heal *heal_new(struct engine *e, uint64_t hash, struct bytes key)
 	return h;
 }
 
+/* One at a time for a hash: keys that share one wait for each other. */
+static struct heal *heal_of(const struct engine *e, uint64_t hash)
+{
+	const struct map_slot *s = map_find(&e->heal_map, hash);
+	return s == NULL ? NULL : heal_at(e, (uint32_t)s->value);
+}
+
 static void heal_free(struct engine *e, struct heal *h)
 {
+	map_erase(&e->heal_map, h->hash, map_find(&e->heal_map, h->hash));
 	wheel_remove(&e->heal_wheel, ref_of(e, h));
 	block_dispose(e, h->block, h->key_bytes);
 	h->state = HEAL_FREE;
@@ -92,28 +107,43 @@ static uint32_t resync_entry(struct engine *e, const struct heal *h)
 /* As before: FREE, or the SHADOW that it was. */
 static void give_up(struct engine *e, struct heal *h)
 {
-	if (h->state == HEAL_WAIT || h->state == HEAL_ASK) {
-		uint32_t ref = resync_entry(e, h);
-		struct lease *l = lease_at(e, ref);
-		if ((l->flags & LEASE_SHADOW) && e->now.slow_ns < l->end_ns) {
-			lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SEALED);
-			lease_rearm(e, ref);
-		} else {
-			lease_end(e, h->hash, ref);
-		}
-	}
+	uint32_t ref = h->state == HEAL_WAIT || h->state == HEAL_ASK ? resync_entry(e, h) : 0;
+	uint64_t hash = h->hash;
 	heal_free(e, h);
+	if (ref == 0)
+		return;
+	struct lease *l = lease_at(e, ref);
+	if ((l->flags & LEASE_SHADOW) && e->now.slow_ns < l->end_ns) {
+		lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SEALED);
+		lease_rearm(e, ref);
+	} else {
+		lease_end(e, hash, ref); /* MISSED meanwhile: a new heal begins */
+	}
+}
+
+/* Nobody has said that it is not held. */
+static void give_up_for_now(struct engine *e, struct heal *h)
+{
+	if (h->state == HEAL_ASK)
+		resync_heal_again(e);
+	give_up(e, h);
 }
 
 void heal_later(struct engine *e, uint64_t hash, struct bytes key)
 {
-	if (MUTANT(HEAL_NEVER))
+	if (MUTANT(HEAL_NEVER) || e->cfg.n_masters == 1 || heal_of(e, hash) != NULL)
 		return;
-	struct heal *h = e->cfg.n_masters > 1 ? heal_new(e, hash, key) : NULL;
+	struct heal *h = heal_new(e, hash, key);
 	if (h == NULL)
 		return;
 	h->state = HEAL_LATER;
 	again_at(e, h, e->now.slow_ns + e->attempt_ns / LATER_PARTS);
+}
+
+void heal_hinted(struct engine *e, uint64_t hash, struct bytes key)
+{
+	if (e->heals_used < e->cfg.max_ops / HEALS_HINTED)
+		heal_later(e, hash, key);
 }
 
 /* From here on this key has no vote of ours. */
@@ -125,7 +155,7 @@ static void stop_voting(struct engine *e, struct heal *h)
 	} else if ((lease_at(e, ref)->flags & LEASE_NOT_LIVE) == LEASE_SHADOW) {
 		lease_flags(e, lease_at(e, ref), LEASE_RESYNC, 0);
 	} else {
-		ref = 0; /* LIVE, or another heal is at it */
+		ref = 0; /* LIVE */
 	}
 	if (ref == 0) {
 		heal_free(e, h);
@@ -149,14 +179,22 @@ void heal_found(struct engine *e, uint64_t hash, const struct sync_entry *s)
 	if (!worth_it(e, s) || MUTANT(HEAL_NEVER))
 		return;
 	uint32_t ref = lease_find(e, hash, s->key);
-	if (ref != 0 && (lease_at(e, ref)->flags & LEASE_NOT_LIVE) != LEASE_SHADOW)
+	if (ref != 0 && lease_is_live(lease_at(e, ref)))
 		return;
-	struct heal *h = heal_new(e, hash, s->key);
+	struct heal *h = heal_of(e, hash);
+	if (h == NULL && all_in_use(e)) {
+		resync_heal_again(e);
+		return;
+	}
 	if (h == NULL)
+		h = heal_new(e, hash, s->key);
+	if (h == NULL || !bytes_eq(heal_key(e, h), s->key))
+		return;
+	e->heals_of_pass += !h->of_pass;
+	h->of_pass = true;
+	if (h->state == HEAL_WAIT || h->state == HEAL_ASK)
 		return;
 	h->uid = s->uid;
-	h->of_pass = true;
-	e->heals_of_pass++;
 	stop_voting(e, h);
 }
 
@@ -168,7 +206,7 @@ static void ask(struct engine *e, struct heal *h, enum heal_state state)
 	h->answered = 0;
 	h->reports = 0;
 	if (count_bits(h->asked) < e->blocking) {
-		give_up(e, h);
+		give_up_for_now(e, h);
 		return;
 	}
 	struct msg m = {
@@ -216,7 +254,7 @@ static void restored(struct engine *e, struct heal *h, const struct sync_entry *
 	if (l->reports < (MUTANT(HEAL_ONE) ? 1U : e->blocking))
 		return;
 	if (!ballot_cover(e, l->maxn) && !MUTANT(HEAL_UNCOVERED)) {
-		give_up(e, h); /* the ceiling is being raised; it will be found again */
+		give_up_for_now(e, h); /* the ceiling is being raised */
 		return;
 	}
 	lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SHADOW);
@@ -264,14 +302,14 @@ static void heal_due(struct engine *e, struct heal *h)
 		if (ref == 0 || (lease_at(e, ref)->flags & LEASE_NOT_LIVE) == LEASE_SHADOW)
 			ask(e, h, HEAL_CHECK);
 		else
-			heal_free(e, h); /* here by now, or another heal is at it */
+			heal_free(e, h); /* here by now */
 		break;
 	case HEAL_WAIT:
 		ask(e, h, HEAL_ASK);
 		break;
 	case HEAL_CHECK:
 	case HEAL_ASK:
-		give_up(e, h); /* too few have answered */
+		give_up_for_now(e, h); /* too few have answered */
 		break;
 	case HEAL_FREE:
 		CHECK(false);

@@ -28,7 +28,8 @@ enum {
 	BACKOFF_CAP_MS = 50,
 	SYNC_SLOTS = 8,      /* slots asked about at one time */
 	SYNC_SEGMENTS = 16,  /* of the table, looked at for one report or one slice of settling */
-	HEALS_SPARE = 16,    /* a 16th of the keys being healed is kept free from a heal pass */
+	HEALS_SPARE = 16,    /* a heal pass asks for no more when a 16th of its room is left */
+	HEALS_HINTED = 4,    /* clients who extend what is not there get a quarter of it */
 	POLL_MS = 1000,      /* a parked waiter looks again at least this often */
 	PROMISE_CAP_MS = 50, /* T_prom */
 	RTT_START_NS = 1000000,
@@ -225,6 +226,7 @@ struct pull {
 	uint64_t due_ns; /* ask, or ask again; slow clock */
 	uint64_t cursor;
 	uint16_t key_bytes;
+	bool silent;                /* it said that it cannot tell */
 	uint8_t key[KEY_MAX_BYTES]; /* last key heard of, when the report was cut at its hash */
 };
 
@@ -303,9 +305,10 @@ struct engine {
 
 	uint8_t slot_state[SLOTS_MAX];
 	uint16_t slots_mine, slots_voting;
-	bool restarted;   /* NODE_RESYNC: slots that do not vote are to be asked about */
-	bool heal_wanted; /* look through all slots for keys that were missed */
-	bool healing;     /* that is being done */
+	bool restarted;         /* NODE_RESYNC: slots that do not vote are to be asked about */
+	bool heal_wanted;       /* look through all slots for keys that were missed */
+	bool healing;           /* that is being done */
+	uint64_t heal_after_ns; /* slow clock; not before: the last pass left something out */
 	uint16_t next_sync, next_heal; /* slots to be taken up next */
 	uint64_t resync_due_ns;        /* slow clock; UINT64_MAX: nothing to do */
 	uint64_t sync_seq;
@@ -313,6 +316,7 @@ struct engine {
 	uint8_t *sync_body; /* of the report in this step's effects */
 
 	uint8_t *heals;
+	struct map heal_map;     /* one a hash */
 	struct wheel heal_wheel; /* slow clock */
 	uint32_t heal_free, heals_touched, heals_used;
 	uint32_t heals_of_pass; /* begun by the heal pass that runs */
@@ -473,6 +477,8 @@ void resync_begin(struct engine *e);
 void resync_give_up(struct engine *e, uint64_t floor_n);
 void resync_stop(struct engine *e);
 void resync_heal(struct engine *e);
+/* A heal pass could not deal with a key that was missed: another one, a while later. */
+void resync_heal_again(struct engine *e);
 void resync_answer(struct engine *e, unsigned from_index, const struct msg *m);
 void resync_link(struct engine *e, unsigned index, bool up);
 void resync_ceiling(struct engine *e);
@@ -486,6 +492,8 @@ void heals_init(struct engine *e);
 bool heals_have_room(const struct engine *e);
 /* Others may hold this key, and this master does not: look into it in a moment. */
 void heal_later(struct engine *e, uint64_t hash, struct bytes key);
+/* The same on the word of a client, which may be wrong as often as it likes. */
+void heal_hinted(struct engine *e, uint64_t hash, struct bytes key);
 /* Another master holds this instance, and this one does not. */
 void heal_found(struct engine *e, uint64_t hash, const struct sync_entry *s);
 void heal_answer(struct engine *e, unsigned from_index, const struct msg *m);

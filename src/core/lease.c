@@ -224,7 +224,7 @@ struct version lease_pb(const struct engine *e, const struct lease *l)
 
 bool lease_is_sticky(const struct engine *e, const struct lease *l)
 {
-	return (l->flags & LEASE_STICKY) &&
+	return (l->flags & LEASE_STICKY) && lease_is_live(l) &&
 	       (lease_pb(e, l).cid == e->cfg.cid || MUTANT(UPDATE_STICKY));
 }
 

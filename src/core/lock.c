@@ -221,8 +221,8 @@ struct failure {
 	unsigned refused, held_confirmed, limit;
 	bool stale;
 	bool promised_to_one; /* one instance, confirmed or not, on a majority */
-	bool in_the_way;      /* one instance leaves no majority of those that were asked */
-	bool held_by_one;     /* one confirmed instance on a blocking set */
+	bool in_the_way;  /* one instance, and what may be it, leaves no majority of the asked */
+	bool held_by_one; /* one confirmed instance on a blocking set */
 	uint64_t remaining_ns;
 };
 
@@ -231,6 +231,7 @@ static struct failure explain(struct engine *e, const struct op *op)
 	struct failure f = {.limit = round_count(e, op, VERDICT_LIMIT)};
 	struct ballot uid;
 	unsigned best = round_best_uid(e, op, VERDICT_HELD, &uid);
+	unsigned shadows = 0;
 	bool confirmed = false;
 	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
 		const struct answer *a = &op->answers[i];
@@ -239,6 +240,9 @@ static struct failure explain(struct engine *e, const struct op *op)
 			f.stale = true;
 			ballot_merge(e, a->n);
 		}
+		shadows += a->verdict == VERDICT_SHADOW;
+		if (a->verdict == VERDICT_SHADOW && a->remaining_ns > f.remaining_ns)
+			f.remaining_ns = a->remaining_ns;
 		if (a->verdict != VERDICT_HELD)
 			continue;
 		if (!(a->flags & MSG_UNCONFIRMED)) {
@@ -250,7 +254,7 @@ static struct failure explain(struct engine *e, const struct op *op)
 	}
 	f.held_by_one = confirmed && best >= e->blocking;
 	f.promised_to_one = best >= e->majority;
-	f.in_the_way = best > 0 && count_bits(op->asked) - best < e->majority;
+	f.in_the_way = best + shadows > 0 && count_bits(op->asked) - best - shadows < e->majority;
 	return f;
 }
 

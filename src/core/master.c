@@ -168,7 +168,7 @@ static bool on_extend(
 		ref = lease_new(e, hash, m);
 	if (ref == 0) {
 		reply->verdict = VERDICT_ABSENT; /* an EXTEND never installs (protocol.md 0) */
-		heal_later(e, hash, m->key);
+		heal_hinted(e, hash, m->key);
 		return true;
 	}
 	struct lease *l = lease_at(e, ref);
@@ -299,7 +299,7 @@ static bool on_blocked(
 	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_READ && !(l->flags & LEASE_SHADOW))
 		return on_read(e, hash, 0, m, reply);
 	if (m->type == MSG_EXTEND && !(l->flags & LEASE_RESYNC))
-		heal_later(e, hash, m->key);
+		heal_hinted(e, hash, m->key);
 	reply->verdict = l->flags & LEASE_RESYNC ? VERDICT_RESYNC : VERDICT_SHADOW;
 	reply->remaining_ns = l->end_ns > e->now.slow_ns ? l->end_ns - e->now.slow_ns : 0;
 	return true;
@@ -353,6 +353,6 @@ void master_confirm(struct engine *e, const struct msg *m)
 		lease_confirm(e, hash, ref);
 	else if (l == NULL || (l->flags & LEASE_NOT_LIVE) == LEASE_SHADOW)
 		heal_later(e, hash, m->key);
-	else if (lease_is_live(l) && m->uid.n > l->token)
+	else if (m->uid.n > l->token) /* or being healed, perhaps in vain */
 		l->flags |= LEASE_MISSED;
 }

@@ -62,19 +62,41 @@ static bool attempt_runs(const struct engine *e, uint64_t n)
 	return false;
 }
 
-void promise_query(struct engine *e, uint8_t from, const struct msg *m)
+/* What its coordinator says to QUERY. False: silence, for it is another incarnation's, or it runs
+ * and will be told. */
+static bool query_answer(const struct engine *e, const struct msg *m, struct msg *ret)
 {
 	if (m->uid.cid != e->cfg.cid || attempt_runs(e, m->uid.n))
-		return; /* another incarnation's: silence; running: it will be told */
-	e->stats.queries++;
+		return false;
 	/* What was neither aborted nor runs was granted (protocol.md 2.11). */
-	struct msg answer = {
+	*ret = (struct msg){
 		.type = aborted_find(e, m->uid.n) != NULL ? MSG_ABORT : MSG_CONFIRM,
 		.slot = m->slot,
 		.key = m->key,
 		.uid = m->uid,
 	};
+	return true;
+}
+
+void promise_query(struct engine *e, uint8_t from, const struct msg *m)
+{
+	struct msg answer;
+	if (!query_answer(e, m, &answer))
+		return;
+	e->stats.queries++;
 	send_node(e, from, &answer);
+}
+
+/* Our own promise, come back to us in a resync after it had been told or given up. */
+static void ask_self(struct engine *e, uint64_t hash, const struct msg *m)
+{
+	struct msg answer, reply;
+	if (!query_answer(e, m, &answer))
+		return;
+	if (answer.type == MSG_CONFIRM)
+		master_confirm(e, &answer);
+	else
+		(void)master_handle(e, hash, &answer, &reply);
 }
 
 static struct probe *probe_of(struct engine *e, struct lease *l, uint32_t ref)
@@ -143,6 +165,8 @@ void promise_due(struct engine *e, uint32_t ref)
 	l->flags |= LEASE_ASKED;
 	if (l->node != e->cfg.self)
 		send_node(e, l->node, &m);
+	else
+		ask_self(e, hash, &m);
 }
 
 void promise_answer(struct engine *e, unsigned from_index, const struct msg *m)

@@ -160,7 +160,9 @@ static void report_key(struct engine *e, const struct msg *m, struct msg *reply)
 bool report_handle(struct engine *e, const struct msg *m, struct msg *reply)
 {
 	bool one_key = (m->flags & MSG_ONE_KEY) != 0;
-	if (m->slot >= e->cfg.slots || (one_key && m->key.len == 0))
+	if (m->slot >= e->cfg.slots)
+		return false;
+	if (one_key && (m->key.len == 0 || slot_of(e, hash_bytes(m->key)) != m->slot))
 		return false;
 	*reply = (struct msg){.type = MSG_REPLY,
 		.req_type = MSG_SYNC,

@@ -53,9 +53,13 @@ void resync_begin(struct engine *e)
 	look_at(e, e->now.slow_ns);
 }
 
-/* Entries of slots that vote no more keep what they know; nothing is told of it, or changed. */
+/* Entries of slots that vote no more keep what they know; nothing is told of it, or changed. What
+ * is being told goes on: nobody's word may count twice. */
 void resync_stop(struct engine *e)
 {
+	for (unsigned i = 0; i < SYNC_SLOTS; i++)
+		if (e->syncs[i].state != SYNC_NONE && !e->syncs[i].heal)
+			return;
 	memset(e->slot_state, SLOT_SILENT, sizeof e->slot_state);
 	memset(e->syncs, 0, sizeof e->syncs);
 	e->slots_voting = 0;
@@ -94,6 +98,13 @@ void resync_heal(struct engine *e)
 	look_at(e, e->now.slow_ns);
 }
 
+void resync_heal_again(struct engine *e)
+{
+	e->heal_wanted = true;
+	e->heal_after_ns = e->now.slow_ns + e->wait_ns;
+	look_at(e, e->heal_after_ns);
+}
+
 /* ---- asking ---- */
 
 /* How many reports it takes: a restart needs a blocking set of the others; a key worth healing is
@@ -121,7 +132,10 @@ static bool take_slot(struct engine *e, struct sync *s)
 		*s = (struct sync){.state = SYNC_ASKING, .slot = slot};
 		return true;
 	}
-	if (e->heal_wanted && !e->healing && all_slots_vote(e)) {
+	bool begins = e->heal_wanted && !e->healing && all_slots_vote(e);
+	if (begins && e->now.slow_ns < e->heal_after_ns) {
+		look_at(e, e->heal_after_ns);
+	} else if (begins) {
 		e->heal_wanted = false;
 		e->healing = true;
 		e->next_heal = 0;
@@ -170,14 +184,16 @@ static void ask(struct engine *e, struct sync *s, unsigned master)
 	send_node(e, e->cfg.masters[master], &m);
 }
 
-/* A heal pass asks no more masters at a time than it needs; they take turns over the slots. */
+/* A heal pass asks no more masters at a time than it needs; they take turns over the slots, and who
+ * could not tell comes last. */
 static void ask_for_heal(struct engine *e, struct sync *s)
 {
-	unsigned wanted = reports_needed(e, s) - count_bits(s->finished);
-	for (unsigned k = 0; k < e->cfg.n_masters && wanted > 0 && effects_room(e); k++) {
-		unsigned i = (s->slot + k) % e->cfg.n_masters;
+	unsigned n = e->cfg.n_masters, wanted = reports_needed(e, s) - count_bits(s->finished);
+	for (unsigned k = 0; k < 2 * n && wanted > 0 && effects_room(e); k++) {
+		unsigned i = (s->slot + k) % n;
 		struct pull *p = &s->pulls[i];
-		if (!(e->links_up & (1u << i)) || (s->finished & (1u << i)))
+		if (!(e->links_up & (1u << i)) || (s->finished & (1u << i)) ||
+			p->silent != (k >= n))
 			continue;
 		wanted--;
 		if (e->now.slow_ns >= p->due_ns && heals_have_room(e))
@@ -285,7 +301,8 @@ void resync_answer(struct engine *e, unsigned from_index, const struct msg *m)
 	if (p->req == 0 || p->req != m->req || m->slot != s->slot)
 		return; /* to an older question */
 	p->req = 0;
-	if (m->verdict != VERDICT_SYNC) {
+	p->silent = m->verdict != VERDICT_SYNC;
+	if (p->silent) {
 		p->due_ns = e->now.slow_ns + e->attempt_ns / RESYNC_AGAIN_PARTS;
 		look_at(e, p->due_ns);
 		return;

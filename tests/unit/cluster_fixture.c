@@ -315,6 +315,21 @@ void fixture_delay_reply(struct fixture *f, unsigned from, unsigned to, enum msg
 	add_rule(f, from, to, type, true, true);
 }
 
+void fixture_let_go_of(struct fixture *f, enum msg_type type)
+{
+	for (unsigned i = f->mail_head; i != f->mail_tail; i++) {
+		struct fixture_mail *m = &f->mail[i % MAIL_MAX];
+		struct msg msg;
+		size_t used;
+		if (!m->used || !m->delayed)
+			continue;
+		assert_int_equal(msg_decode(m->bytes, m->len, &msg, &used), 0);
+		if (msg.type == type || (msg.type == MSG_REPLY && msg.req_type == type))
+			m->delayed = false;
+	}
+	fixture_settle(f);
+}
+
 void fixture_let_go(struct fixture *f)
 {
 	f->n_rules = 0;

@@ -97,6 +97,8 @@ void fixture_delay(struct fixture *f, unsigned from, unsigned to, enum msg_type 
 void fixture_delay_reply(struct fixture *f, unsigned from, unsigned to, enum msg_type type);
 /* No more rules; what was delayed is delivered. */
 void fixture_let_go(struct fixture *f);
+/* What was delayed of this type, and replies to it, is delivered; rules stay. */
+void fixture_let_go_of(struct fixture *f, enum msg_type type);
 void fixture_status(struct fixture *f, unsigned id, enum node_status status);
 void fixture_ceiling(struct fixture *f, unsigned id, uint64_t n);
 void fixture_cancel(struct fixture *f, unsigned id, uint64_t tag);

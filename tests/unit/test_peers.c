@@ -356,6 +356,27 @@ static void test_peers_replace_a_link(void **state)
 	node_fini(&n);
 }
 
+/* A hello is answered before it is known what the other makes of the answer; a frame says that. */
+static void test_peers_tell_of_the_first_frame(void **state)
+{
+	struct node n;
+	struct raw peer;
+	struct mail_link heard = {0};
+	node_init(&n, 1, 1);
+	raw_connect(&peer, &n, 0, 1);
+	node_loops(&n, 1);
+	assert_false(control_reads(&n, MAIL_LINK_HEARD, &heard, sizeof heard));
+	raw_send(&peer);
+	node_loops(&n, 1);
+	assert_true(control_reads(&n, MAIL_LINK_HEARD, &heard, sizeof heard));
+	assert_int_equal(heard.node, RAW_ID);
+	assert_int_equal(heard.peer_inc, RAW_INC);
+	raw_send(&peer);
+	node_loops(&n, 1);
+	assert_false(control_reads(&n, MAIL_LINK_HEARD, &heard, sizeof heard));
+	node_fini(&n);
+}
+
 static void test_peers_refuse_a_link_of_another_thread(void **state)
 {
 	struct node n;
@@ -723,6 +744,7 @@ int main(void)
 		T(test_peers_beat_when_quiet_and_drop_the_silent),
 		T(test_peers_notice_that_something_was_missed),
 		T(test_peers_replace_a_link),
+		T(test_peers_tell_of_the_first_frame),
 		T(test_peers_refuse_a_link_of_another_thread),
 		T(test_peers_reach_each_shard_over_one_link),
 		T(test_peers_use_the_link_of_their_index),
