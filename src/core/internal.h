@@ -150,9 +150,9 @@ struct op {
 	bool in_run;
 	bool adopting; /* LOCK IDEMPOTENT in its EXTEND */
 	bool sealed_read, polled;
-	uint8_t attempts;         /* LOCK: in a row without parking */
-	uint8_t heard;            /* LOCK: how many masters answered the attempt that failed last */
-	uint8_t quorum_seen;      /* votes of the round that counted */
+	uint8_t attempts;    /* LOCK: in a row without parking */
+	uint8_t heard;       /* LOCK, READ: how many masters answered the round that failed last */
+	uint8_t quorum_seen; /* votes of the round that counted */
 	uint16_t asked, answered; /* bit per master index */
 	uint16_t removed;         /* RELEASE: masters that took their copy away for it */
 	uint32_t block;           /* key value new_value client, arena */
@@ -173,7 +173,7 @@ struct op {
 	uint64_t seal_n;
 	uint64_t op_id;
 	uint64_t base_op;       /* the record that was compared: by UPDATE for its first ACCEPT, by
-				 * RELEASE       for the last round of it; and ... */
+				 * RELEASE for the last round of it; and ... */
 	struct ballot base_uid; /* ... UPDATE: the instance */
 	uint64_t backoff_ns;
 	struct ballot uid;  /* LOCK: this attempt; others: the instance acted on */
@@ -433,8 +433,8 @@ static inline bool lease_is_live(const struct lease *l)
 }
 /* Set and clear flags, and keep the counts. */
 void lease_flags(struct engine *e, struct lease *l, uint16_t set, uint16_t clear);
-/* Make an entry of what another master told, with these flags; 0: no room. */
-uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s, uint16_t flags);
+/* Make an entry of what another master told; 0: no room. */
+uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s);
 /* The same in the place of @ref, which knew nothing but its key; 0: no room, nothing changed. */
 uint32_t lease_replace(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s, uint16_t flags);

@@ -311,7 +311,7 @@ static bool take_side(struct engine *e, const struct sync_entry *s, uint32_t *re
 	return !is_written(s) || *ret != 0;
 }
 
-uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s, uint16_t flags)
+uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s)
 {
 	uint32_t side = 0;
 	if (!take_side(e, s, &side))
@@ -322,7 +322,7 @@ uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s
 			arena_free(&e->arena, side, sizeof(struct side));
 		return 0;
 	}
-	fill(e, ref, side, s, flags);
+	fill(e, ref, side, s, LEASE_STAGED);
 	return ref;
 }
 

@@ -40,7 +40,7 @@ static bool comes_before(const struct engine *e, struct gathered a, struct gathe
 	return key_cmp(lease_key(lease_at(e, a.ref)), lease_key(lease_at(e, b.ref))) < 0;
 }
 
-/* A segment's worth, nearly in no order: what insertion sort is good for. */
+/* A segment's worth, in no order: few enough for insertion, which needs no memory. */
 static void sort(const struct engine *e, struct gathered *v, unsigned n)
 {
 	for (unsigned i = 1; i < n; i++) {

@@ -223,7 +223,7 @@ static bool merge(struct engine *e, const struct sync_entry *s)
 	uint64_t hash = hash_bytes(s->key);
 	uint32_t ref = lease_find(e, hash, s->key);
 	if (ref == 0)
-		return lease_stage(e, hash, s, LEASE_STAGED) != 0;
+		return lease_stage(e, hash, s) != 0;
 	struct lease *l = lease_at(e, ref);
 	if (!(l->flags & LEASE_STAGED)) {
 		/* It stopped voting and kept its memory: what it knows itself stays. */

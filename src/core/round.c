@@ -191,6 +191,8 @@ void op_retry_later(struct engine *e, struct op *op)
 	e->stats.retries++;
 	if (op->state != OPS_LOCK_BACKOFF)
 		op->state = OPS_RETRY;
+	if (op->kind == OP_READ_QUORUM)
+		op->heard = (uint8_t)count_bits(op->answered);
 	round_reset(e, op);
 	op->round = (op->round + 1) & ROUND_MASK;
 	uint64_t due_ns = e->now.fast_ns + op->backoff_ns;

@@ -138,12 +138,6 @@ uint64_t tombs_count(const struct tombs *t)
 	return t->gen[0].count + t->gen[1].count;
 }
 
-size_t tombs_used_bytes(const struct tombs *t)
-{
-	return map_used_bytes(&t->gen[0]) + map_used_bytes(&t->gen[1]) +
-	       4 * slot_array_bytes(t->slots);
-}
-
 void tombs_raise_floor(struct tombs *t, uint16_t slot, uint64_t n, uint64_t now_ns)
 {
 	CHECK(slot < t->slots);

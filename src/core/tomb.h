@@ -70,8 +70,6 @@ uint64_t tombs_next_ns(const struct tombs *t);
 
 /* A hash in both generations counts twice. */
 uint64_t tombs_count(const struct tombs *t);
-/* Bytes touched so far. */
-size_t tombs_used_bytes(const struct tombs *t);
 
 /* The floor of @slot is not below @n from here on: after a restart, whatever was forgotten was
  * below. That may have been young, so it counts as forgotten early. */

@@ -171,6 +171,12 @@ static void log_active(const struct node *n, uint64_t floor_n, uint64_t now_mclk
 	}
 }
 
+static uint64_t vote_by_mclk(const struct node *n, const struct clocks *now)
+{
+	uint64_t at = n->restart.vote_ns;
+	return now->mclk + (at > now->slow ? at - now->slow : 0);
+}
+
 static void begin_to_vote(struct node *n, uint64_t floor_n, const struct clocks *now)
 {
 	tell_status(n, NODE_ACTIVE, floor_n, 0, n->self.slots);
@@ -182,7 +188,7 @@ static void begin_to_ask(struct node *n, const struct clocks *now)
 {
 	n->asked_at = now->mclk;
 	n->report_at = now->mclk + RESYNC_REPORT_MS * MS;
-	tell_status(n, NODE_RESYNC, 0, 0, 0);
+	tell_status(n, NODE_RESYNC, 0, vote_by_mclk(n, now), 0);
 	log_info("resync: asking the other masters what this node may have forgotten%s",
 		n->restart.kind == RESTART_CLEAN
 			? ", for not all of them are there to confirm that it is nothing"
@@ -204,14 +210,13 @@ static void report_quarantine(struct node *n, const struct clocks *now)
 static void report_resync(struct node *n, const struct clocks *now)
 {
 	struct mail_progress p = progress_sum(n);
-	uint64_t left = n->restart.vote_ns > now->slow ? n->restart.vote_ns - now->slow : 0;
 	n->report_at = now->mclk + RESYNC_REPORT_MS * MS;
 	log_info("resync: %u of %u slots vote, %llu leases here, %llu being taken over%s; at the "
 		 "latest in %.0f s all vote",
 		slots_voting(n), n->self.slots, (unsigned long long)p.leases,
 		(unsigned long long)p.staged,
 		p.full != 0 ? ", NO ROOM for more (raise --max-leases)" : "",
-		(double)left / (double)SEC);
+		(double)(vote_by_mclk(n, now) - now->mclk) / (double)SEC);
 }
 
 /* The other nodes show how far it is. */
@@ -222,7 +227,7 @@ static void spread_progress(struct node *n, const struct clocks *now)
 		return;
 	n->slots_told = slots;
 	n->spread_at = now->mclk + SPREAD_MS * MS;
-	tell_status(n, NODE_RESYNC, 0, 0, slots);
+	tell_status(n, NODE_RESYNC, 0, vote_by_mclk(n, now), slots);
 }
 
 static void serve_status(struct node *n, const struct clocks *now)

@@ -183,8 +183,6 @@ static int init_state(struct node *n, char *why, size_t why_bytes)
 	return 0;
 }
 
-/* Several listeners share a port with SO_REUSEPORT, which would also let a second server share it
- * unnoticed: bind it once without. */
 /* A killed node's sockets are let go of by the kernel a moment after the process is gone (io_uring
  * ends its requests asynchronously), and its successor may be quicker. */
 static int listen_patiently(const char *address, int *ret_fd, char *why, size_t why_bytes)
@@ -198,6 +196,8 @@ static int listen_patiently(const char *address, int *ret_fd, char *why, size_t 
 	return r;
 }
 
+/* Several listeners share a port with SO_REUSEPORT, which would also let a second server share it
+ * unnoticed: bind it once without. */
 static int open_listeners(struct node *n, char *why, size_t why_bytes)
 {
 	int first = -1;
@@ -267,6 +267,8 @@ static int write_first_state(struct node *n, char *why, size_t why_bytes)
 	/* Both slots, so that a disk that fills up later has room for either. */
 	if (r == 0)
 		r = state_file_write(&n->file, &n->state);
+	if (r != 0 && !n->file_loaded)
+		state_file_undo(&n->file); /* the next start is a first one still */
 	if (r != 0)
 		return fail(r, why, why_bytes,
 			"cannot write %s: %s; name another directory with --state-dir, or run "

@@ -30,18 +30,13 @@ void restart_distrust(struct restart *r)
 		r->kind = RESTART_EMPTY;
 }
 
-static uint64_t above(uint64_t n)
-{
-	return n < BALLOT_MAX - CEILING_STEP_N ? n + CEILING_STEP_N : BALLOT_MAX;
-}
-
 /* Nothing at or below the floor is granted, and the ceiling is durable above it before the first
  * vote. Writing it also takes back that the node stopped in good order. */
 static enum restart_action vote_above(
 	struct restart *r, const struct restart_news *news, uint64_t floor_n, uint64_t *ret_n)
 {
 	if (news->durable_n <= floor_n) {
-		*ret_n = above(floor_n > news->wall_n ? floor_n : news->wall_n);
+		*ret_n = ceiling_above(floor_n > news->wall_n ? floor_n : news->wall_n);
 		return RESTART_COVER;
 	}
 	*ret_n = MUTANT(QUARANTINE_FLOORLESS) ? 0 : floor_n;

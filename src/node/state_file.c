@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/hash.h"
+#include "base/log.h"
 
 /* "lkstate1" as a little-endian word. */
 #define MAGIC UINT64_C(0x3165746174736b6c)
@@ -122,8 +123,12 @@ static int open_locked(struct state_file *f, const char *dir, char *why, size_t 
 		goto failed;
 	/* Were the directory lost in a power failure, --new-cluster would pass for a first boot. */
 	what = "make the directory durable";
-	if (made && sync_parent(f->dir_fd) != 0)
+	if (made && sync_parent(f->dir_fd) != 0) {
+		error = errno;
+		(void)rmdir(dir); /* or the next start would not try again */
+		errno = error;
 		goto failed;
+	}
 	what = "open the file";
 	f->fd = open(f->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
 	if (f->fd < 0)
@@ -157,7 +162,7 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 	}
 	if (st.st_size == 0)
 		return STATE_FRESH;
-	bool newer = false;
+	bool newer = false, damaged = false;
 	for (unsigned i = 0; i < 2; i++) {
 		uint8_t slot[SLOT_BYTES];
 		struct state s;
@@ -173,6 +178,7 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 		}
 		int r = n == SLOT_BYTES ? slot_decode(slot, &s, &seq) : -EBADMSG;
 		newer |= r == -EPROTONOSUPPORT;
+		damaged |= r == -EBADMSG;
 		if (r != 0 || seq <= f->seq)
 			continue;
 		f->seq = seq;
@@ -192,6 +198,10 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 			f->path);
 		return -EBADMSG;
 	}
+	if (damaged)
+		log_warn("%s: one of its two copies is damaged, by a crash while it was written or "
+			 "by the disk; going on with the other",
+			f->path);
 	return STATE_LOADED;
 }
 
@@ -217,6 +227,12 @@ int state_file_write(struct state_file *f, const struct state *s)
 	CHECK(s->n_masters <= MASTERS_MAX);
 	CHECK(s->ceiling_n <= BALLOT_MAX);
 	uint8_t slot[SLOT_BYTES];
+	struct stat st;
+	/* Removed or replaced while it is in use: what is written to it nobody will find. */
+	if (fstat(f->fd, &st) != 0)
+		return -errno;
+	if (st.st_nlink == 0)
+		return -ENOENT;
 	slot_encode(slot, s, f->seq + 1);
 	ssize_t n = pwrite(f->fd, slot, sizeof slot, (off_t)f->next_slot * SLOT_DISTANCE);
 	if (n != SLOT_BYTES)
@@ -229,6 +245,11 @@ int state_file_write(struct state_file *f, const struct state *s)
 	f->seq++;
 	f->next_slot = 1 - f->next_slot;
 	return 0;
+}
+
+void state_file_undo(struct state_file *f)
+{
+	(void)!ftruncate(f->fd, 0);
 }
 
 void state_file_close(struct state_file *f)

@@ -41,8 +41,10 @@ enum { STATE_FRESH = 0, STATE_LOADED = 1 };
 int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct state *ret,
 	char *why, size_t why_bytes);
 /* Make @s durable: file and, the first time, directory. 0, or -errno: the slot written last
- * successfully still stands; try again. */
+ * successfully still stands; try again. -ENOENT: the file was removed or replaced meanwhile. */
 int state_file_write(struct state_file *f, const struct state *s);
+/* A first write failed: as if it had not been tried, for the next start. */
+void state_file_undo(struct state_file *f);
 void state_file_close(struct state_file *f);
 
 /* 0, or -EINVAL: @found was written under another configuration; @why says what differs and what to

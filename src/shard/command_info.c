@@ -78,9 +78,11 @@ static uint8_t own_status(const struct shard *s)
 	return s->status.status != 0 ? s->status.status : (uint8_t)NODE_QUARANTINE;
 }
 
-static uint64_t quarantine_left_ms(const struct shard *s)
+/* Of the wait that is on, at most: in quarantine before it asks, in resync before it votes. */
+static uint64_t restart_left_ms(const struct shard *s)
 {
-	if (own_status(s) != NODE_QUARANTINE || s->status.until_mclk <= s->now.mclk)
+	bool waits = own_status(s) == NODE_QUARANTINE || own_status(s) == NODE_RESYNC;
+	if (!waits || s->status.until_mclk <= s->now.mclk)
 		return 0;
 	return (s->status.until_mclk - s->now.mclk) / 1000000;
 }
@@ -123,7 +125,7 @@ static void add_locker(const struct shard *s, const struct tally *t, struct buf 
 	text_add(b, "# Locker\r\ncluster:%s\r\nnode:%u\r\nstate:%s\r\n", s->cfg.cluster_name,
 		cfg->self, state_name(own_status(s)));
 	add(b, "epoch", s->cfg.epoch);
-	add(b, "quarantine_remaining_ms", quarantine_left_ms(s));
+	add(b, "restart_remaining_ms", restart_left_ms(s));
 	add(b, "quorum", cfg->n_masters / 2U + 1);
 	add(b, "masters", cfg->n_masters);
 	add(b, "threads", s->cfg.threads);
@@ -271,13 +273,13 @@ void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struc
 	resp_array(b, (size_t)cfg->n_masters + !member);
 	if (!member)
 		add_node(b, resp3, cfg->self, "coordinator", state_name(own_status(s)), 0,
-			s->cfg.peer_addr, quarantine_left_ms(s), 0, 0);
+			s->cfg.peer_addr, restart_left_ms(s), 0, 0);
 	for (unsigned i = 0; i < cfg->n_masters; i++) {
 		const struct tally_peer *peer = &t->peers[i];
 		const char *address = s->cfg.master_addrs[i] != NULL ? s->cfg.master_addrs[i] : "";
 		if (cfg->masters[i] == cfg->self)
 			add_node(b, resp3, cfg->self, "master", state_name(own_status(s)),
-				t->stats.slots_voting, address, quarantine_left_ms(s), 0, 0);
+				t->stats.slots_voting, address, restart_left_ms(s), 0, 0);
 		else
 			add_node(b, resp3, cfg->masters[i], "master", peer_state(peer),
 				peer->info.linked ? peer->info.slots_voting : 0, address, 0,

@@ -236,7 +236,8 @@ static void tell_missed(struct shard *s, const struct peer_link *pl)
 		if (i != s->cfg.index)
 			memcpy(mailbox_put(s->mail, i, MAIL_PEER_LINK, sizeof news), &news,
 				sizeof news);
-	log_info("peer %u: heard again, looking for what was missed", pl->node);
+	log_info("peer %u: link %u is heard again, looking for what was missed", pl->node,
+		pl->index);
 	shard_step(s, &(struct event){.type = EV_MISSED});
 }
 

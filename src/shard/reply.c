@@ -264,9 +264,10 @@ void reply_result(
 static void reply_noquorum(struct buf *b, const struct result *r)
 {
 	/* Who answered may have been promised to another, or may not vote yet. */
-	const char *did = !r->sent                  ? "reachable"
-			  : r->answered < r->quorum ? "answered"
-						    : "answered, too few of them in favour";
+	const char *did = !r->sent                    ? "reachable"
+			  : r->answered < r->quorum   ? "answered"
+			  : r->kind == OP_READ_QUORUM ? "answered, and do not agree yet"
+						      : "answered, too few of them in favour";
 	const char *advice;
 	switch (r->kind) {
 	case OP_LOCK:

@@ -56,7 +56,7 @@ struct mail_adopt {
 struct mail_status {
 	uint8_t status;        /* enum node_status */
 	uint64_t floor_n;      /* with NODE_ACTIVE */
-	uint64_t until_mclk;   /* with NODE_QUARANTINE: when it ends, for NODES and INFO */
+	uint64_t until_mclk;   /* NODE_QUARANTINE, NODE_RESYNC: over by then, for NODES and INFO */
 	uint16_t slots_voting; /* of the node; for NODES, here and elsewhere */
 };
 
