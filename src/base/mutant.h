@@ -13,6 +13,7 @@ enum mutant {
 	MUTANT_RELEASE_UNSEALED,    /* S19, S28: a release or abort does not seal */
 	MUTANT_RELEASE_ANY,         /* S16: whatever is held is released */
 	MUTANT_RELEASE_UNGUARDED,   /* a release ignores who has prepared meanwhile */
+	MUTANT_RELEASE_SHADOWED,    /* a shadow acknowledges a release of it knows not what */
 	MUTANT_ABORT_CONFIRMED,     /* an abort takes away what somebody has adopted */
 	MUTANT_PREV_CONFIRMED,      /* a retry takes away what was granted */
 	MUTANT_EXTEND_INSTALLS,     /* S8, S19: an extension brings a lease back */
@@ -32,12 +33,14 @@ enum mutant {
 	MUTANT_BELIEF_LATE,           /* validity counts from the grant */
 	MUTANT_BELIEF_DRIFTLESS,      /* holders allow for no drift */
 	MUTANT_EXTEND_MINORITY,       /* S9 */
+	MUTANT_EXTEND_VERSIONS,       /* two writes of one value count together */
 	MUTANT_EXTEND_LATE,           /* extensions count beyond the window, and arrive then */
 	MUTANT_RELEASE_MINORITY,      /* one acknowledgement is a release */
 	MUTANT_RELEASE_UNKNOWN_EARLY, /* UNKNOWN while it can still land */
 	MUTANT_UPDATE_MINORITY,       /* S17, S18 */
 	MUTANT_UPDATE_UNPREPARED,     /* nobody is asked before a write */
 	MUTANT_UPDATE_FIRST_REPLY,    /* not the highest version, but the first */
+	MUTANT_UPDATE_LATE,           /* an extension is looked for when the write arrives */
 	MUTANT_UPDATE_SHORT,          /* its writers keep the lease for less than was promised */
 	MUTANT_UPDATE_STICKY,         /* sticky in spite of another's promise */
 	MUTANT_READ_ANY_ABSENT,       /* two absents that differ are an absent */
@@ -68,6 +71,7 @@ enum mutant {
 	MUTANT_SYNC_FLOORLESS,       /* floors are not taken over */
 	MUTANT_SYNC_UNCOVERED,       /* the ceiling is not raised before the first vote */
 	MUTANT_SYNC_PROMISELESS,     /* promised ballots are not taken over */
+	MUTANT_HEARSAY_COUNTS,       /* a value that was told counts like one that was written */
 	MUTANT_SYNC_VERSIONLESS,     /* the first value told, not the highest version */
 	MUTANT_SYNC_SHORT,           /* leases end early after a restart */
 	MUTANT_CLEAN_ALWAYS,         /* a stop is in good order whatever is held */

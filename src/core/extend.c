@@ -58,12 +58,8 @@ static bool mismatch_decided(const struct engine *e, const struct op *op)
 {
 	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
 		const struct answer *a = &op->answers[i];
-		unsigned same = 0;
-		for (unsigned k = 0; k < e->cfg.n_masters; k++)
-			same += op->answers[k].verdict == VERDICT_MISMATCH &&
-				ballot_eq(op->answers[k].uid, a->uid) &&
-				version_cmp(op->answers[k].b, a->b) == 0;
-		if (a->verdict == VERDICT_MISMATCH && same >= e->majority)
+		if (a->verdict == VERDICT_MISMATCH &&
+			round_count_version(e, op, VERDICT_MISMATCH, a) >= e->majority)
 			return true;
 	}
 	return false;
@@ -95,15 +91,21 @@ static void not_extended(struct engine *e, struct op *op, struct ballot uid, uns
 void extend_answered(struct engine *e, struct op *op)
 {
 	struct ballot uid = {0};
-	unsigned acks = round_best_uid(e, op, VERDICT_ACK, &uid);
-	if (acks >= (MUTANT(EXTEND_MINORITY) ? 1U : e->majority)) {
+	unsigned same = 0, acks = round_best_uid(e, op, VERDICT_ACK, &uid);
+	/* Of one version: two writes of the same value prove nothing together. */
+	for (unsigned i = 0; i < e->cfg.n_masters && same < e->majority; i++)
+		if (op->answers[i].verdict == VERDICT_ACK)
+			same = round_count_version(e, op, VERDICT_ACK, &op->answers[i]);
+	if (MUTANT(EXTEND_VERSIONS))
+		same = acks;
+	if (same >= (MUTANT(EXTEND_MINORITY) ? 1U : e->majority)) {
 		uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
 		bool ended = belief_ns != 0 && e->now.fast_ns - op->t0_ns >= belief_ns;
 		if ((round_in_window(e, op) && !ended) || MUTANT(EXTEND_LATE))
 			extended(e, op, uid, acks);
 		else
 			refused(e, op, OUT_UNKNOWN);
-	} else if (acks + round_outstanding(op) < e->majority) {
+	} else if (same + round_outstanding(op) < e->majority) {
 		not_extended(e, op, uid, acks);
 	}
 }

@@ -258,6 +258,7 @@ static void restored(struct engine *e, struct heal *h, const struct sync_entry *
 		return;
 	}
 	lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SHADOW);
+	lease_told(e, l);
 	lease_rearm(e, ref);
 	if (!(l->flags & LEASE_UNCONFIRMED))
 		line_wake_held(e, h->hash, lease_key(l));

@@ -52,6 +52,8 @@ enum lease_flag {
 				* heal, which alone ends it */
 	LEASE_SEALED =
 		1 << 9, /* RESYNC: a release was acknowledged meanwhile, nothing comes back */
+	LEASE_HEARSAY = 1 << 10, /* the value is here, but this master is no witness that it was
+				  * written (protocol.md 2.6): not to be counted */
 	LEASE_NOT_LIVE = LEASE_STAGED | LEASE_SHADOW | LEASE_RESYNC,
 	LEASE_UNSEEN = LEASE_NOT_LIVE | LEASE_UNCONFIRMED, /* hidden from this node's readers */
 };
@@ -79,7 +81,7 @@ _Static_assert(sizeof(struct lease) == 64, "one cache line");
 struct side {
 	struct version vb; /* version of the value */
 	struct version pb; /* promised ballot */
-	uint64_t pb_ns;    /* when promised, slow clock */
+	uint64_t pb_ns;    /* when promised, slow clock; 0: not by this incarnation */
 	uint64_t last_op;
 	uint32_t probe; /* index + 1 of a running probe of a promise, or 0 */
 };
@@ -435,6 +437,8 @@ static inline bool lease_is_live(const struct lease *l)
 void lease_flags(struct engine *e, struct lease *l, uint16_t set, uint16_t clear);
 /* Make an entry of what another master told; 0: no room. */
 uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s);
+/* All that others tell of it is here: it becomes LIVE. */
+void lease_told(struct engine *e, struct lease *l);
 /* The same in the place of @ref, which knew nothing but its key; 0: no room, nothing changed. */
 uint32_t lease_replace(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s, uint16_t flags);
@@ -560,6 +564,9 @@ void round_rtt(struct engine *e, const struct op *op);
 void ops_tick(struct engine *e);
 void ops_run(struct engine *e);
 /* The instance with most answers of @verdict; its count. */
+/* How many witnesses there are of the instance and version of @like. */
+unsigned round_count_version(
+	const struct engine *e, const struct op *op, uint8_t verdict, const struct answer *like);
 unsigned round_best_uid(
 	const struct engine *e, const struct op *op, uint8_t verdict, struct ballot *ret_uid);
 unsigned round_count_uid(

@@ -293,6 +293,8 @@ static void fill(
 		l->flags |= LEASE_SHADOW;
 	if (s->flags & SYNC_UNCONFIRMED)
 		l->flags |= LEASE_UNCONFIRMED;
+	if (s->flags & SYNC_HEARSAY)
+		l->flags |= LEASE_HEARSAY;
 	memcpy(l->data, s->key.p, s->key.len);
 	if (s->value.len > 0)
 		memcpy(l->data + s->key.len, s->value.p, s->value.len);
@@ -356,6 +358,13 @@ uint32_t lease_replace(
 	return to;
 }
 
+void lease_told(struct engine *e, struct lease *l)
+{
+	/* Whoever promised more would not have written it, and it must not look as if he had. */
+	if (version_cmp(lease_pb(e, l), lease_vb(e, l)) > 0)
+		l->flags |= LEASE_HEARSAY;
+}
+
 void lease_outlast(struct engine *e, struct lease *l, uint64_t remaining_ns)
 {
 	uint64_t end_ns = end_of_remaining(e, remaining_ns);
@@ -374,7 +383,12 @@ uint32_t lease_add_report(struct engine *e, uint64_t hash, uint32_t ref, const s
 			return 0;
 		if (version_cmp(s->pb, side->pb) > 0 && !MUTANT(SYNC_PROMISELESS))
 			side->pb = s->pb;
-		if (version_cmp(s->vb, side->vb) > 0 && !MUTANT(SYNC_VERSIONLESS)) {
+		int newer = version_cmp(s->vb, side->vb);
+		if (newer > 0)
+			l->flags &= (uint16_t)~LEASE_HEARSAY;
+		if (newer >= 0 && (s->flags & SYNC_HEARSAY))
+			l->flags |= LEASE_HEARSAY;
+		if (newer > 0 && !MUTANT(SYNC_VERSIONLESS)) {
 			uint32_t moved = lease_set_value(e, hash, ref, s->value);
 			if (moved == 0)
 				return 0;

@@ -148,8 +148,11 @@ static void tell_confirm(struct engine *e, const struct op *op)
 	send_masters(e, e->links_up, &m);
 	uint32_t ref = lease_find(e, op->hash, m.key);
 	if (ref == 0 || !lease_is_live(lease_at(e, ref)) ||
-		!ballot_eq(lease_uid(lease_at(e, ref)), op->uid))
+		!ballot_eq(lease_uid(lease_at(e, ref)), op->uid)) {
+		if (e->self_index != NO_MASTER)
+			master_confirm(e, &m); /* granted without us: to be healed */
 		return;
+	}
 	lease_confirm(e, op->hash, ref);
 	/* A rival may have prepared a ballot between the vote and the grant: then its ballot is the
 	 * promised one, and nobody else may write under it. */

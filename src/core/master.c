@@ -18,6 +18,7 @@ static void tell_instance(const struct engine *e, const struct lease *l, struct 
 	reply->uid = lease_uid(l);
 	reply->remaining_ns = l->end_ns - e->now.slow_ns;
 	reply->flags |= l->flags & LEASE_UNCONFIRMED ? MSG_UNCONFIRMED : 0;
+	reply->flags |= l->flags & LEASE_HEARSAY && !MUTANT(HEARSAY_COUNTS) ? MSG_HEARSAY : 0;
 }
 
 static void tell_value(const struct engine *e, const struct lease *l, struct msg *reply)
@@ -220,6 +221,28 @@ static bool on_prepare(struct engine *e, uint32_t ref, const struct msg *m, stru
 	return true;
 }
 
+/* Did this master promise what the ACCEPT rests on, and was that counted? A sticky one (nothing
+ * remaining) rests on what a majority promised before. */
+static bool is_witness(const struct engine *e, const struct lease *l, const struct msg *m)
+{
+	if (m->remaining_ns == 0)
+		return true;
+	const struct side *side = l->side == 0 ? NULL : arena_at(&e->arena, l->side);
+	return !(m->flags & MSG_HEARSAY) && side != NULL && side->pb_ns != 0 &&
+	       version_cmp(side->pb, m->b) == 0;
+}
+
+/* Extended since it promised, beyond what the coordinator was told then: the promises have to be
+ * asked for anew (protocol.md 3, Lemma 1). Counted from the promise: the ACCEPT may be late. */
+static bool outlasts(const struct engine *e, const struct lease *l, const struct msg *m)
+{
+	if (m->remaining_ns == 0 || !is_witness(e, l, m))
+		return false;
+	const struct side *side = arena_at(&e->arena, l->side);
+	uint64_t since_ns = MUTANT(UPDATE_LATE) ? e->now.slow_ns : side->pb_ns;
+	return l->end_ns > since_ns + m->remaining_ns;
+}
+
 static bool on_accept(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
@@ -231,15 +254,14 @@ static bool on_accept(
 	struct version pb = lease_pb(e, l), vb = lease_vb(e, l);
 	/* The sticky coordinator writes under the ballot it was promised with: only seq moves. */
 	bool promised = version_cmp(m->b, pb) < 0 && !MUTANT(ACCEPT_LOWER);
-	/* Extended since the promises were given: they have to be asked for anew. */
-	bool outlasts = m->remaining_ns != 0 && l->end_ns > e->now.slow_ns + m->remaining_ns;
-	if (promised || version_cmp(m->b, vb) <= 0 || outlasts) {
+	if (promised || version_cmp(m->b, vb) <= 0 || outlasts(e, l, m)) {
 		reply->verdict = VERDICT_HIGHER;
 		reply->b = pb;
 		reply->n = pb.n;
 		return true;
 	}
 	uint64_t longest_ns = 2 * e->cfg.max_lease_ms * NS_PER_MS;
+	bool witness = is_witness(e, l, m);
 	bool bounded = m->lease_ms <= e->cfg.max_lease_ms && m->remaining_ns <= longest_ns;
 	struct side *side = bounded ? lease_side(e, l) : NULL;
 	uint32_t moved = side == NULL ? 0 : lease_set_value(e, hash, ref, m->value);
@@ -249,7 +271,8 @@ static bool on_accept(
 	}
 	l = lease_at(e, moved);
 	/* Whoever wrote this owns the ballot now; if that was us, accepted() says so. */
-	l->flags &= (uint16_t)~LEASE_STICKY;
+	l->flags &= (uint16_t) ~(LEASE_STICKY | LEASE_HEARSAY);
+	l->flags |= witness ? 0 : LEASE_HEARSAY;
 	side->vb = side->pb = m->b;
 	side->last_op = m->op_id;
 	if (m->remaining_ns != 0)
@@ -293,7 +316,9 @@ static bool on_blocked(
 		lease_raise_maxn(e, ref, m->uid.n);
 		if ((l->flags & LEASE_RESYNC) && !MUTANT(HEAL_RELEASED))
 			l->flags |= LEASE_SEALED;
-		reply->verdict = VERDICT_ACK;
+		/* It does not know which version a guarded release is of. */
+		bool blind = (l->flags & LEASE_SHADOW) && m->b.n != 0;
+		reply->verdict = blind && !MUTANT(RELEASE_SHADOWED) ? VERDICT_SHADOW : VERDICT_ACK;
 		return ballot_cover(e, m->uid.n);
 	}
 	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_READ && !(l->flags & LEASE_SHADOW))

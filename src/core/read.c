@@ -58,10 +58,7 @@ static const struct answer *held_by_majority(const struct engine *e, const struc
 		unsigned same = 0;
 		if (a->verdict != VERDICT_LIVE)
 			continue;
-		for (unsigned k = 0; k < e->cfg.n_masters; k++)
-			same += op->answers[k].verdict == VERDICT_LIVE &&
-				ballot_eq(op->answers[k].uid, a->uid) &&
-				version_cmp(op->answers[k].b, a->b) == 0;
+		same = round_count_version(e, op, VERDICT_LIVE, a);
 		if (same >= (MUTANT(READ_MINORITY) ? 1U : e->majority))
 			return a;
 	}

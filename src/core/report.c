@@ -85,6 +85,7 @@ static bool describe(const struct engine *e, const struct lease *l, struct sync_
 	ret->held_ns = e->now.slow_ns - l->since_ns;
 	ret->node = l->node;
 	ret->flags = l->flags & LEASE_UNCONFIRMED ? SYNC_UNCONFIRMED : 0;
+	ret->flags |= l->flags & LEASE_HEARSAY ? SYNC_HEARSAY : 0;
 	if (l->side != 0) {
 		ret->flags |= SYNC_WRITTEN;
 		ret->op_id = lease_last_op(e, l);

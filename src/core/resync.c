@@ -336,10 +336,12 @@ static void settle_entry(struct engine *e, uint64_t hash, uint32_t ref)
 		lease_withdraw(e, hash, ref);
 		return;
 	}
-	if (live)
+	if (live) {
 		lease_flags(e, l, 0, LEASE_STAGED);
-	else
+		lease_told(e, l);
+	} else {
 		lease_flags(e, l, LEASE_SHADOW, LEASE_STAGED | LEASE_UNCONFIRMED | LEASE_STICKY);
+	}
 	if (l->flags & LEASE_UNCONFIRMED)
 		lease_rearm(e, ref);
 }

@@ -335,6 +335,18 @@ unsigned round_count_uid(
 	return n;
 }
 
+unsigned round_count_version(
+	const struct engine *e, const struct op *op, uint8_t verdict, const struct answer *like)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
+		const struct answer *a = &op->answers[i];
+		n += a->verdict == verdict && !(a->flags & MSG_HEARSAY) &&
+		     ballot_eq(a->uid, like->uid) && version_cmp(a->b, like->b) == 0;
+	}
+	return n;
+}
+
 unsigned round_best_uid(
 	const struct engine *e, const struct op *op, uint8_t verdict, struct ballot *ret_uid)
 {

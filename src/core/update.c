@@ -38,10 +38,25 @@ static uint64_t longest_promise(const struct engine *e, const struct op *op)
 	return MUTANT(UPDATE_SHORT) ? 0 : longest_ns;
 }
 
+/* The masters whose promise was counted: nobody else is asked to be a witness (protocol.md 3,
+ * Lemma 1). */
+static uint16_t promised_by(const struct engine *e, const struct op *op)
+{
+	uint16_t mask = 0;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++)
+		if (op->answers[i].verdict == VERDICT_PROMISE &&
+			ballot_eq(op->answers[i].uid, op->uid))
+			mask |= (uint16_t)(1u << i);
+	return mask;
+}
+
 static void accept_start(struct engine *e, struct op *op, enum accept_kind kind, struct bytes value,
 	uint64_t op_id, uint64_t base_op)
 {
-	uint64_t remaining_ns = op->state == OPS_PREPARE ? longest_promise(e, op) : 0;
+	bool sticky = op->state != OPS_PREPARE;
+	uint64_t remaining_ns = sticky ? 0 : longest_promise(e, op);
+	uint16_t reachable = masters_reachable(e, op->slot);
+	uint16_t witnesses = sticky ? reachable : promised_by(e, op) & reachable;
 	op->state = OPS_ACCEPT;
 	op->accept = (uint8_t)kind;
 	if (kind == ACCEPT_NEW && !op->maybe) {
@@ -60,7 +75,11 @@ static void accept_start(struct engine *e, struct op *op, enum accept_kind kind,
 		.remaining_ns = remaining_ns,
 		.lease_ms = kind != ACCEPT_IDENTITY && op->has_ttl ? op->ttl_ms : 0,
 	};
-	round_begin(e, op, &m, masters_reachable(e, op->slot));
+	round_begin(e, op, &m, witnesses);
+	struct msg told = m;
+	told.req = 0;
+	told.flags |= MSG_HEARSAY;
+	send_masters(e, reachable & (uint16_t)~witnesses, &told);
 	/* PREPARE and ACCEPT together live in one window (protocol.md 2.1, T_att). */
 	round_self(e, op, &m, op->t0_ns + e->attempt_ns);
 }
@@ -127,7 +146,7 @@ static const struct answer *highest_promise(
 			best = a;
 			*ret_same = 0;
 		}
-		*ret_same += order >= 0;
+		*ret_same += order >= 0 && !(a->flags & MSG_HEARSAY);
 	}
 	return best;
 }
@@ -207,7 +226,7 @@ static bool is_unchanged(const struct engine *e, const struct op *op)
 	for (unsigned i = 0; i < e->cfg.n_masters; i++) {
 		const struct answer *a = &op->answers[i];
 		bool same = a->verdict == VERDICT_PROMISE && ballot_eq(a->uid, op->uid) &&
-			    a->op_id == op->base_op;
+			    a->op_id == op->base_op && !(a->flags & MSG_HEARSAY);
 		others += !same && !(op->removed & (1u << i));
 	}
 	return others < e->majority;
@@ -246,10 +265,16 @@ void prepare_answered(struct engine *e, struct op *op)
 {
 	struct ballot uid = {0};
 	unsigned promises = round_best_uid(e, op, VERDICT_PROMISE, &uid);
-	if (promises >= e->majority && round_in_window(e, op))
-		prepared(e, op, uid);
-	else if (promises + round_outstanding(op) < e->majority)
+	if (promises + round_outstanding(op) < e->majority) {
 		round_lost(e, op);
+	} else if (promises >= e->majority && round_in_window(e, op)) {
+		/* Only who is counted can be a witness, so the others get a moment. */
+		uint64_t due_ns = e->now.fast_ns + 2 * e->rtt_ns;
+		if (round_outstanding(op) == 0)
+			prepared(e, op, uid);
+		else
+			op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
+	}
 }
 
 static void accepted(struct engine *e, struct op *op, unsigned acks)
@@ -294,5 +319,9 @@ void accept_answered(struct engine *e, struct op *op)
 
 void prepare_timeout(struct engine *e, struct op *op)
 {
-	goal_failed(e, op, OUT_UNKNOWN);
+	struct ballot uid = {0};
+	if (round_best_uid(e, op, VERDICT_PROMISE, &uid) >= e->majority && round_in_window(e, op))
+		prepared(e, op, uid);
+	else
+		goal_failed(e, op, OUT_UNKNOWN);
 }

@@ -84,7 +84,10 @@ enum msg_flag {
 	MSG_PREV_REMOVED = 1 << 3, /* ACK: prev was removed in the same step */
 	MSG_HAS_VALUE = 1 << 4,    /* value is meant, even when empty (set by the sender) */
 	MSG_ONE_KEY = 1 << 5,      /* SYNC: asks for the entry of key and nothing else */
-	MSG_FLAGS_ALL = (1 << 6) - 1,
+	MSG_HEARSAY =
+		1 << 6, /* ACCEPT: the promise of this master was not counted. Answers: its copy
+			 * was told to it, or came by such an ACCEPT: no witness of its version */
+	MSG_FLAGS_ALL = (1 << 7) - 1,
 };
 
 struct msg {

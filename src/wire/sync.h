@@ -15,7 +15,8 @@ enum sync_flag {
 	SYNC_SHADOW = 1 << 0,      /* somebody may hold the key: no uid, no value */
 	SYNC_UNCONFIRMED = 1 << 1, /* a promise */
 	SYNC_WRITTEN = 1 << 2,     /* vb, pb and op_id are not those of a new lock */
-	SYNC_FLAGS_ALL = (1 << 3) - 1,
+	SYNC_HEARSAY = 1 << 3,     /* the reporter is no witness of the version itself */
+	SYNC_FLAGS_ALL = (1 << 4) - 1,
 };
 
 struct sync_entry {

@@ -31,6 +31,12 @@ static void assert_no_copy(struct fixture *f, unsigned id, const char *key)
 	assert_int_equal(r->r.outcome, OUT_NULL);
 }
 
+static void with_file(struct engine_config *cfg)
+{
+	if (cfg->self == 3)
+		cfg->ceiling_n = 1000000;
+}
+
 /* Its TRYLOCK was lost; the CONFIRM tells that there is something. */
 static void test_heal_after_a_confirm(void **state)
 {
@@ -48,6 +54,20 @@ static void test_heal_after_a_confirm(void **state)
 	fixture_crash(f, 2);
 	assert_int_equal(fixture_outcome(f, fixture_extend(f, 1, "k", "v", 30000)), OUT_OK);
 	assert_int_equal(fixture_outcome(f, fixture_release(f, 1, "k", "v")), OUT_OK);
+	fixture_free(f);
+}
+
+/* A coordinator whose own vote was not among those that granted it (its ceiling was being raised).
+ */
+static void test_heal_of_the_coordinator_itself(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, with_file);
+	lock_ok(f, 3, "k", "v");
+	assert_no_copy(f, 3, "k");
+	fixture_ceiling(f, 3, BALLOT_MAX);
+	fixture_run_ms(f, HEAL_MS);
+	assert_copy(f, 3, "k", "v");
 	fixture_free(f);
 }
 
@@ -239,12 +259,6 @@ static void test_heal_takes_a_blocking_set_of_witnesses(void **state)
 	fixture_free(f);
 }
 
-static void with_file(struct engine_config *cfg)
-{
-	if (cfg->self == 3)
-		cfg->ceiling_n = 1000000;
-}
-
 /* Nothing comes in above the durable ceiling (sim seed 12 of the first version). */
 static void test_heal_stays_below_the_ceiling(void **state)
 {
@@ -370,6 +384,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_heal_after_a_confirm),
+		cmocka_unit_test(test_heal_of_the_coordinator_itself),
 		cmocka_unit_test(test_heal_after_an_extend),
 		cmocka_unit_test(test_heal_after_a_rival_gave_up),
 		cmocka_unit_test(test_heal_turns_a_shadow_into_a_copy),

@@ -2,6 +2,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
 #include <stdio.h>
 
 #include <cmocka.h>
@@ -377,6 +378,148 @@ static void test_update_sees_an_extension_after_its_promises(void **state)
 	fixture_free(f);
 }
 
+static struct ballot uid_of_node_three(struct fixture *f)
+{
+	const struct fixture_result *r = fixture_result(f, fixture_read(f, 1, "k", false));
+	return (struct ballot){r->r.token, 0x1003};
+}
+
+static bool count_accepts(struct fixture *f, uint8_t from, uint8_t to, const struct msg *m)
+{
+	(void)from;
+	(void)to;
+	*(uint64_t *)f->lose_arg += m->type == MSG_ACCEPT;
+	return false;
+}
+
+/* The extension comes between the promises and a write that arrives late where it was extended:
+ * what the ACCEPT carries counts from the promise. 1 wrote early and lets go at 3000, the extension
+ * by 2 and 3 is good until 3500 (tests/model, m_e_late). */
+static void test_update_is_late_where_it_was_extended(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	uint64_t begin_ns = f->now_ns;
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 2, "k", "a", 3000)), OUT_OK);
+	fixture_run_ms(f, 500);
+	fixture_lose(f, 1, 2, 0); /* the update is between 1 and 3 */
+	fixture_delay(f, 1, 3, MSG_ACCEPT);
+	uint64_t update = fixture_update(f, 1, "k", "a", "b");
+	fixture_run_ms(f, 3);
+	assert_null(fixture_result(f, update));
+	fixture_lose(f, 2, 1, 0);
+	uint64_t extend = fixture_extend(f, 2, "k", "a", 3000); /* by 2 and 3 */
+	assert_int_equal(fixture_outcome(f, extend), OUT_OK);
+	fixture_run_ms(f, 700);
+	fixture_let_go(f);
+	fixture_run_ms(f, 1800);
+	assert_in_range(f->now_ns - begin_ns, 3002000000, 3490000000);
+	(void)fixture_release(f, 2, "k", "a");
+	fixture_settle(f);
+	/* Either the update came to nothing, or who was told of b holds it until 3500. */
+	if (fixture_result(f, update)->r.outcome == OUT_OK)
+		assert_int_not_equal(
+			fixture_outcome(f, fixture_lock(f, 1, "k", "x", 1000)), OUT_OK);
+	fixture_free(f);
+}
+
+/* A master that came back without knowing more than "somebody may hold this" cannot compare the
+ * guard of a RELEASE (tests/model, m_e_shadowack). */
+static void test_release_of_a_void_value_is_not_ok_by_a_shadow(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 2, "k", "a", 30000)), OUT_OK);
+	fixture_lose(f, 1, 2, 0);
+	uint64_t update = fixture_update(f, 1, "k", "a", "b"); /* by 1 and 3 */
+	assert_int_equal(fixture_outcome(f, update), OUT_OK);
+	f->n_rules = 0;
+	fixture_delay(f, 3, 2, MSG_SYNC);
+	fixture_resync(f, 3); /* has heard 1 */
+	fixture_delay(f, 2, 3, MSG_RELEASE);
+	uint64_t release = fixture_release(f, 2, "k", "a");
+	fixture_settle(f);
+	assert_null(fixture_result(f, release));
+	fixture_let_go_of(f, MSG_SYNC);
+	f->n_rules = 0;
+	fixture_run_ms(f, 400); /* 2 has nothing any more: 3 has a shadow */
+	fixture_let_go(f);
+	fixture_run_ms(f, 2000);
+	assert_int_not_equal(fixture_outcome(f, release), OUT_OK);
+	fixture_free(f);
+}
+
+/* The write of b reached 1 and the promises for it 3; 2 has only the promise for a later one. When
+ * 2 comes back, the value that 1 tells it of must not look as if 2 had written it: the later write,
+ * which has not seen it, may still come (tests/model, m_cas_copy). */
+static void test_read_does_not_count_a_value_that_was_told(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 3, "k", "a", 30000)), OUT_OK);
+	struct ballot uid = uid_of_node_three(f);
+	struct version b = {uid.n + 1000, 77, 0}, later = {uid.n + 2000, 78, 0};
+	struct msg prepare = {.type = MSG_PREPARE, .req = 1, .key = bytes_str("k"), .b = b};
+	struct msg accept = {.type = MSG_ACCEPT,
+		.req = 1,
+		.key = bytes_str("k"),
+		.uid = uid,
+		.b = b,
+		.op_id = 1,
+		.flags = MSG_HAS_VALUE,
+		.value = bytes_str("b"),
+		.remaining_ns = 31 * UINT64_C(1000000000)};
+	fixture_msg(f, 3, 1, prepare);
+	fixture_msg(f, 3, 1, accept);
+	prepare.b = later;
+	fixture_msg(f, 1, 3, prepare);
+	fixture_resync(f, 2);
+	fixture_run_ms(f, 10);
+	fixture_lose(f, 0, 3, 0); /* a read by 1 and 2 */
+	uint64_t read = fixture_read(f, 2, "k", true);
+	fixture_run_ms(f, 2500);
+	bool told = fixture_outcome(f, read) == OUT_OK &&
+		    strcmp(fixture_result(f, read)->value, "b") == 0;
+	f->n_rules = 0;
+	accept.b = later;
+	accept.op_id = 2;
+	accept.value = bytes_str("c");
+	fixture_msg(f, 1, 2, accept);
+	fixture_msg(f, 1, 3, accept);
+	read = fixture_read(f, 1, "k", true);
+	fixture_run_ms(f, 100);
+	assert_int_equal(fixture_outcome(f, read), OUT_OK);
+	assert_false(told && strcmp(fixture_result(f, read)->value, "c") == 0);
+	fixture_free(f);
+}
+
+/* Two writes of one value at one master each are no decided value, and no lock to build on
+ * (tests/model, m_cas_anyversion). */
+static void test_extend_counts_acknowledgements_of_one_write(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 3, "k", "a", 30000)), OUT_OK);
+	struct ballot uid = uid_of_node_three(f);
+	struct msg accept = {.type = MSG_ACCEPT,
+		.req = 1,
+		.key = bytes_str("k"),
+		.uid = uid,
+		.op_id = 1,
+		.flags = MSG_HAS_VALUE,
+		.value = bytes_str("b")};
+	accept.b = (struct version){uid.n + 1000, 77, 0};
+	fixture_msg(f, 3, 1, accept);
+	accept.b = (struct version){uid.n + 2000, 78, 0};
+	fixture_msg(f, 3, 2, accept);
+	uint64_t writes = 0;
+	f->lose_arg = &writes;
+	f->lose = count_accepts;
+	assert_int_equal(fixture_outcome(f, fixture_extend(f, 1, "k", "b", 30000)), OUT_OK);
+	assert_true(writes > 0); /* it was made one first */
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -386,6 +529,10 @@ int main(void)
 		cmocka_unit_test(test_update_overwritten_is_not_applied_twice),
 		cmocka_unit_test(test_update_writers_last_as_long_as_was_promised),
 		cmocka_unit_test(test_update_sees_an_extension_after_its_promises),
+		cmocka_unit_test(test_update_is_late_where_it_was_extended),
+		cmocka_unit_test(test_release_of_a_void_value_is_not_ok_by_a_shadow),
+		cmocka_unit_test(test_read_does_not_count_a_value_that_was_told),
+		cmocka_unit_test(test_extend_counts_acknowledgements_of_one_write),
 		cmocka_unit_test(test_release_unknown_leaves_an_adopted_lock_alone),
 		cmocka_unit_test(test_release_ok_means_a_sealed_majority),
 		cmocka_unit_test(test_release_too_late_for_a_write_is_not_ok),
