@@ -104,23 +104,27 @@ byte crashes;
 #define ACCEPTED(m)
 #define SYM_RESTART(A,R)
 #endif
-#ifdef SINCE
-byte pa[3], prm[7];      /* ticks since the promise; whose promises were counted */
-#define PROMISED(o,m) pa[m]=0;
-#define NO_AGE(m) pa[m]=0;
-#define COUNTED(o,m) prm[o]=prm[o]|BIT(m);
-#define COUNTS(o,m) (o==2 || HAS(prm[o],m))
-#define TICK_SINCE(m) if :: pb[m]>=4 && vb[m]<pb[m] && pa[m]<L -> pa[m]++ :: else -> if :: vb[m]==pb[m] -> pa[m]=0 :: else fi fi;
-#define SYM_SINCE(A,S) A(pa) S(prm[4]) S(prm[6])
+#ifdef BUG_LATE
+#define PROMISED(m)
+#define TICK_PROMISE(m)
+#define SYM_PROMISE(A)
 #else
-#define PROMISED(o,m)
-#define NO_AGE(m)
+byte pa[3];              /* ticks since the promise of the update that is promised  */
+#define PROMISED(m) pa[m]=0;
+#define TICK_PROMISE(m) if :: pb[m]>=4 && pb[m]!=vb[m] && pb[m]!=RB -> if :: pa[m]<L -> pa[m]++ :: else fi :: else -> pa[m]=0 fi;
+#define SYM_PROMISE(A) A(pa)
+#endif
+#if defined(BUG_LATE) || defined(BUG_COUNTALL)
 #define COUNTED(o,m)
 #define COUNTS(o,m) 1
-#define TICK_SINCE(m)
-#define SYM_SINCE(A,S)
+#define SYM_COUNTED(S)
+#else
+byte prm[7];             /* masters whose promise was counted: only their acks count */
+#define COUNTED(o,m) prm[o]=prm[o]|BIT(m);
+#define COUNTS(o,m) (o==2 || HAS(prm[o],m))
+#define SYM_COUNTED(S) S(prm[4]) S(prm[6])
 #endif
-#define SYM_ALL(A,S,R) A(vb) A(pb) A(ex) A(sl) A(st) SYM_RESTART(A,R) SYM_SINCE(A,S) S(ack[2]) S(ack[4]) S(ack[6]) S(xack) S(rack) SYM_READ(S)
+#define SYM_ALL(A,S,R) A(vb) A(pb) A(ex) A(sl) A(st) SYM_RESTART(A,R) SYM_PROMISE(A) SYM_COUNTED(S) S(ack[2]) S(ack[4]) S(ack[6]) S(xack) S(rack) SYM_READ(S)
 #include "symmetry.pml"
 
 #define VAL(m)   wr[vb[m]]
@@ -128,7 +132,7 @@ byte pa[3], prm[7];      /* ticks since the promise; whose promises were counted
 #define GRANTS(m) (st[m]==0 && ex[m]==0 && !SHADOW(m))
 #define FREE2    ((GRANTS(0)->1:0)+(GRANTS(1)->1:0)+(GRANTS(2)->1:0)>=2)
 #define LIVE2    ((LIVE(0)->1:0)+(LIVE(1)->1:0)+(LIVE(2)->1:0)>=2)
-#define GONE(m)  NO_AGE(m) ex[m]=0; vb[m]=0; pb[m]=0; ACCEPTED(m)
+#define GONE(m)  PROMISED(m) ex[m]=0; vb[m]=0; pb[m]=0; ACCEPTED(m)
 #define ANC(v,a) ((v)==(a) || par[v]==(a) || par[par[v]]==(a) || par[par[par[v]]]==(a))   /* a is v or came before it */
 
 #ifdef BUG_SHORT
@@ -140,10 +144,10 @@ byte pa[3], prm[7];      /* ticks since the promise; whose promises were counted
 #endif
 #ifdef BUG_OUTLAST
 #define OUTLASTS(o,m) 0
-#elif defined(SINCE)
-#define OUTLASTS(o,m) (rem[o]>0 && pb[m]==o && ex[m]+pa[m]>rem[o])
-#else
+#elif defined(BUG_LATE)
 #define OUTLASTS(o,m) (rem[o]>0 && ex[m]>rem[o])
+#else
+#define OUTLASTS(o,m) (rem[o]>0 && pb[m]==o && ex[m]+pa[m]>rem[o])
 #endif
 #ifdef TTL
 #define PROLONG(m) MAX(ex[m],L);
@@ -181,8 +185,8 @@ byte pa[3], prm[7];      /* ticks since the promise; whose promises were counted
  :: d_step { as[o]==1 || as[o]==2 -> END(o,4) printf("[%d] unknown\n", o); DONE }
 /* the two answers that arrive first count; of the others nothing is known */
 #define PREPARED(o,m) \
- :: d_step { LIVE(m) && as[o]>0 && o>pb[m] -> pb[m]=o; PROMISED(o,m) printf("   master %d promises %d (version %d, %d ticks)\n", m, o, vb[m], ex[m]); DONE } \
- :: d_step { LIVE(m) && as[o]==1 && o>pb[m] && CNT(ack[o])<2 -> pb[m]=o; PROMISED(o,m) COUNTED(o,m) COUNT(o,m) MAX(base[o],vb[m]); LONGEST(o,m) \
+ :: d_step { LIVE(m) && as[o]>0 && o>pb[m] -> pb[m]=o; PROMISED(m) printf("   master %d promises %d (version %d, %d ticks)\n", m, o, vb[m], ex[m]); DONE } \
+ :: d_step { LIVE(m) && as[o]==1 && o>pb[m] && CNT(ack[o])<2 -> pb[m]=o; PROMISED(m) COUNTED(o,m) COUNT(o,m) MAX(base[o],vb[m]); LONGEST(o,m) \
       printf("   master %d promises %d (version %d, %d ticks), answer arrives\n", m, o, vb[m], ex[m]); DONE }
 #define TAKE(o,m) vb[m]=o; MAX(pb[m],o); ACCEPTED(m) if :: rem[o]>0 -> MAX(ex[m],rem[o]+SLACK) :: else fi; PROLONG(m)
 #define TAKES(o,m) (LIVE(m) && wr[o]>0 && o>=pb[m] && o>vb[m] && !OUTLASTS(o,m))
@@ -192,7 +196,8 @@ byte pa[3], prm[7];      /* ticks since the promise; whose promises were counted
       printf("   master %d accepts %d: %d ticks, answer arrives\n", m, o, ex[m]); DONE }
 #ifdef U2
 #define UPDATE2 UPDATE(6) \
- :: d_step { as[6]==1 && att[6]>0 && CNT(ack[6])>=2 -> k=wr[base[6]]; WRITE(6,k,0) k=0; \
+ :: d_step { as[6]==1 && att[6]>0 && CNT(ack[6])>=2 -> k=wr[base[6]]; WRITE(6,k,0) \
+      if :: k==4 && as[4]==4 && !rdrop -> skip :: else -> lst[6]=0 fi; k=0; /* U1 tries again; otherwise nobody is told */ \
       printf("[6] ACCEPT sent: writes %d back, remaining %d\n", wr[6], rem[6]); DONE }
 #else
 #define UPDATE2
@@ -246,6 +251,11 @@ byte pa[3], prm[7];      /* ticks since the promise; whose promises were counted
       printf("[r] RELEASE of value %d sent, guard %d\n", rv, RB); DONE } \
  :: d_step { rph==1 -> printf("[r] ends without a RELEASE\n"); R_END DONE } \
  :: d_step { rph==2 && ratt>0 && CNT(rack)>=2 -> relok=1; printf("[r] RELEASED: OK\n"); assert(bel==0); R_END DONE }
+#ifdef BUG_SHADOWACK
+#define BLIND(m) 0
+#else
+#define BLIND(m) SHADOW(m)
+#endif
 #ifdef BUG_RESEND
 #define R_OUT 1
 #define R_TIMEOUT rack=0; if :: rph==1 -> R_END :: else rdrop=0 fi
@@ -254,7 +264,7 @@ byte pa[3], prm[7];      /* ticks since the promise; whose promises were counted
 #define R_TIMEOUT R_END
 #endif
 #define R_LANDS(m) \
- :: d_step { st[m]!=1 && rph==2 && R_OUT && !HAS(rack,m) && !(ex[m]>0 && GUARDED(m)) -> \
+ :: d_step { st[m]!=1 && rph==2 && R_OUT && !HAS(rack,m) && !(ex[m]>0 && GUARDED(m)) && !BLIND(m) -> \
       printf("   master %d processes RELEASE (guard %d): had version %d\n", m, rg, vb[m]); \
       END_HEAL(m) GONE(m) sl[m]=1; rack=rack|BIT(m); DONE } \
  :: d_step { st[m]==0 && relok && ex[m]>0 -> GONE(m) printf("   master %d: what is left is released\n", m); DONE }
@@ -338,7 +348,7 @@ end:
  :: d_step { bel>0 && FREE2 -> printf("!!! believed for %d more ticks, and a majority is free\n", bel); assert(0) }   /* H */
  :: d_step { relok && LIVE2 -> printf("!!! released instance is LIVE on a majority again\n"); assert(0) }           /* I4 */
  :: d_step { printf("---------------------------------------------- tick\n"); DEC(bel);
-      k=0; do :: k<3 -> if :: ex[k]>0 -> ex[k]--; if :: ex[k]==0 -> GONE(k) :: else fi :: else fi; TICK_SINCE(k) TICK_RESTART(k) k++ :: else -> break od; k=0;
+      k=0; do :: k<3 -> if :: ex[k]>0 -> ex[k]--; if :: ex[k]==0 -> GONE(k) :: else fi :: else fi; TICK_PROMISE(k) TICK_RESTART(k) k++ :: else -> break od; k=0;
       TICK_OP(2) TICK_OP(4) TICK_OP(6)
       if :: xatt>0 -> xatt--; if :: xatt==0 -> X_END :: else fi :: else fi;
       if :: ratt>0 -> ratt--; if :: ratt==0 -> R_TIMEOUT :: else fi :: else fi;
