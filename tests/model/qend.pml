@@ -8,14 +8,17 @@
  *   LOCK     granted by masters 0 and 1 in the beginning; TRYLOCK may reach the third at any time
  *   EXTEND   of a value, by its clients: XMAX rounds; a majority of acks in its window is a belief
  *   UPDATE   U1, and -DU2: PREPARE and ACCEPT.  ACCEPT carries the longest remaining time of the
- *            promises it rests on; who takes it keeps the lease for that long at least, and who would
- *            keep it for longer refuses it.  U2 may also write back what it finds (identity update,
- *            retry of U1).  Belief: the least remaining time of the acks, and what was believed before.
+ *            promises it rests on, and who takes it keeps the lease for that long at least.  Who
+ *            promised, and would have kept the lease for longer than that from his promise on (he was
+ *            extended), refuses it.  Only acks of masters whose promise was counted are counted.
+ *            U2 may also write back what it finds (identity update; U1 tries again).
+ *            Belief: the least remaining time of the acks, and what was believed before.
  *            -DTTL: with lease time.  -DSTICKY: S, by the locker's coordinator, without PREPARE
  *   RELEASE  of a value, by any client of it, at any time, RMAX times: sticky (guard: the ballot of
  *            the value) or, once, after PREPARE(RB).  Processed and counted within T_msg = T_att
  *   READ     -DREADER: quorum reads, one after the other
- *   CRASHES  restarts with empty memory, state transfer; -DHEAL: key RESYNC (master.pml says how)
+ *   CRASHES  restarts with empty memory, state transfer; -DHEAL: key RESYNC (master.pml says how).
+ *            A SHADOW knows no ballot: a RELEASE with a guard is no ack of it
  * Everything but RELEASE can be processed at any later moment, any number of times.  An answer
  * arrives at once or is lost; what a coordinator does with it may come later.
  *
@@ -28,10 +31,13 @@
  * nobody is told OK after a RELEASE was; all that was told lies on one chain, and nothing that was
  * told before a read or an EXTEND began is missing in it (I3).
  *
- * Mutations: -DBUG_SHORT (ACCEPT carries nothing), -DBUG_OUTLAST (a master that would keep the lease
- * for longer takes the ACCEPT), -DBUG_SHORTEST (the shortest promise, not the longest), -DBUG_STALEREL
- * (the guard of RELEASE is not compared), -DBUG_RESEND (RELEASE lands after T_msg), -DBUG_EXTANY
- * (EXTEND does not compare the value)
+ * Mutations: -DBUG_SHORT (ACCEPT carries nothing), -DBUG_OUTLAST (who would keep the lease for longer
+ * takes the ACCEPT), -DBUG_LATE (what he would keep is compared when the ACCEPT arrives, with what it
+ * carries, not with what is left of that since the promise; acks of all masters count), -DBUG_STALEREL
+ * (the guard of RELEASE is not compared), -DBUG_SHADOWACK (a SHADOW acknowledges a RELEASE with a guard),
+ * -DBUG_RESEND (RELEASE lands after T_msg), -DBUG_EXTANY (EXTEND does not compare the value), -DBUG_COPY
+ * (a merged copy counts like an accepted one, see qcas.pml), -DTWAIT=0.  Not needed in these scopes:
+ * -DBUG_SHORTEST (ACCEPT carries the shortest promise), -DBUG_COUNTALL (acks of all masters count)
  */
 #ifndef L
 #define L 2              /* lease of LOCK and EXTEND, as master and as holder */
@@ -54,9 +60,6 @@
 #ifndef RB
 #define RB 5             /* ballot of the prepared RELEASE: 3, 5 or 7          */
 #endif
-#ifndef SLACK
-#define SLACK 0          /* writers keep the lease for so much longer than ACCEPT compares with */
-#endif
 #ifndef CRASHES
 #define CRASHES 0
 #endif
@@ -78,7 +81,7 @@ byte cur = 1, bel = L;
 byte as[7];              /* 0 idle 1 preparing 2 accepting 3 success 4 unknown  */
 byte att[7], ack[7], rem[7], lst[7];   /* window; promises or acks; remaining time carried; least of the acks */
 byte base[7];            /* highest version promised                         */
-byte xn, xv, xatt, xack, xout, xcur, xcp;  /* EXTEND: rounds, value, window, acks, values that are out there */
+byte xn, xv, xatt, xack, xout, xcur;  /* EXTEND: rounds, value, window, acks, values that are out there */
 byte rn, rph, rv, rg, ratt, rack, rbest, rsame, rdrop; /* RELEASE: 1 preparing, 2 out; value, guard; rdrop: its clients believed */
 byte rprep;              /* PREPARE(RB) is out there                         */
 byte sr;                 /* a RELEASE with the lock's guard was sent         */
@@ -95,7 +98,11 @@ byte sh[3], wt[3], qt[3], got[3], avb[3], apb[3], aex[3], alive[3], ash[3], asl[
 byte cp[3];              /* version copied over a higher promise: it counts for nobody (qcas.pml) */
 byte crashes;
 #define SHADOW(m) (sh[m]>0)
+#ifdef BUG_COPY
+#define COPY(m) 0
+#else
 #define COPY(m) (cp[m]!=0)
+#endif
 #define ACCEPTED(m) cp[m]=0;
 #define SYM_RESTART(A,R) A(sh) A(wt) A(qt) A(avb) A(apb) A(aex) A(alive) A(ash) A(asl) A(cp) R(got)
 #else
@@ -188,7 +195,7 @@ byte prm[7];             /* masters whose promise was counted: only their acks c
  :: d_step { LIVE(m) && as[o]>0 && o>pb[m] -> pb[m]=o; PROMISED(m) printf("   master %d promises %d (version %d, %d ticks)\n", m, o, vb[m], ex[m]); DONE } \
  :: d_step { LIVE(m) && as[o]==1 && o>pb[m] && CNT(ack[o])<2 -> pb[m]=o; PROMISED(m) COUNTED(o,m) COUNT(o,m) MAX(base[o],vb[m]); LONGEST(o,m) \
       printf("   master %d promises %d (version %d, %d ticks), answer arrives\n", m, o, vb[m], ex[m]); DONE }
-#define TAKE(o,m) vb[m]=o; MAX(pb[m],o); ACCEPTED(m) if :: rem[o]>0 -> MAX(ex[m],rem[o]+SLACK) :: else fi; PROLONG(m)
+#define TAKE(o,m) vb[m]=o; MAX(pb[m],o); ACCEPTED(m) if :: rem[o]>0 -> MAX(ex[m],rem[o]) :: else fi; PROLONG(m)
 #define TAKES(o,m) (LIVE(m) && wr[o]>0 && o>=pb[m] && o>vb[m] && !OUTLASTS(o,m))
 #define ACCEPTS(o,m) \
  :: d_step { TAKES(o,m) -> TAKE(o,m) printf("   master %d accepts %d: %d ticks\n", m, o, ex[m]); DONE } \
@@ -216,17 +223,17 @@ byte prm[7];             /* masters whose promise was counted: only their acks c
 #endif
 
 /* ------------------------------ EXTEND --------------------------------------------------- */
-#define X_END xatt=0; xack=0; xv=0; xcur=0; xcp=0;
+#define X_END xatt=0; xack=0; xv=0; xcur=0;
 #define EXTEND(v) \
  :: d_step { xn<XMAX && xatt==0 && wr[v]==v && !(rdrop && ratt>0 && ANC(rv,v)) -> xn++; xv=v; xatt=TATT; xcur=cur; xout=xout|BIT(v); \
       printf("[x] EXTEND of value %d sent\n", v); DONE }
 #define EXTENDED \
- :: d_step { xatt>0 && CNT(xack)>=2 -> if :: xcp==0 -> assert(ANC(xv,xcur)); TOLD(xv) :: else fi; \
+ :: d_step { xatt>0 && CNT(xack)>=2 -> assert(ANC(xv,xcur)); TOLD(xv) \
       k=(L+xatt>TATT -> L+xatt-TATT : 0); BELIEVE(k) k=0; \
       printf("[x] *** EXTENDED value %d, believed for %d more ticks\n", xv, bel); X_END DONE }
 #define EXTENDS(m) \
- :: d_step { LIVE(m) && ((HAS(xout,VAL(m)) && ex[m]<L) || (xatt>0 && SAME_VALUE(m) && !HAS(xack,m))) -> MAX(ex[m],L); \
-      if :: xatt>0 && SAME_VALUE(m) -> xack=xack|BIT(m); if :: COPY(m) -> xcp=1 :: else fi :: else fi; \
+ :: d_step { LIVE(m) && ((HAS(xout,VAL(m)) && ex[m]<L) || (xatt>0 && SAME_VALUE(m) && !COPY(m) && !HAS(xack,m))) -> MAX(ex[m],L); \
+      if :: xatt>0 && SAME_VALUE(m) && !COPY(m) -> xack=xack|BIT(m) :: else fi; \
       printf("   master %d extends value %d\n", m, VAL(m)); DONE }
 
 /* ------------------------------ RELEASE -------------------------------------------------- */
