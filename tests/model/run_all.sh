@@ -88,6 +88,24 @@ f ok  cas_read_c1      qcas   -DREADER -DCRASHES=1
 f ok  cas_mismatch_c1  qcas   -DMISMATCH -DCRASHES=1
 f ok  cas_byvalue      qcas   -DBYVALUE
 f ok  cas_sticky_c1    qcas   -DSTICKY5 -DRETRY -DCRASHES=1
+== updates inside a lease that ends (qend.pml): H I3 I4
+q ok  end_c0           qend
+f OK  end_c0_nosym     qend
+f ok  end_T2           qend   -DTATT=2
+f ok  end_L3_T2        qend   -DL=3 -DTATT=2
+f ok  end_rb3          qend   -DRB=3
+f ok  end_x2r2         qend   -DXMAX=2 -DRMAX=2
+f ok  end_ttl          qend   -DTTL
+f ok  end_sticky       qend   -DSTICKY
+f ok  end_u2           qend   -DU2
+f ok  end_u2_rb7       qend   -DU2 -DRB=7
+f ok  end_read         qend   -DREADER
+f ok  end_heal         qend   -DHEAL
+f ok  end_heal_read    qend   -DHEAL -DREADER
+f ok  end_c1           qend   -DCRASHES=1
+f ok  end_c1_T2        qend   -DCRASHES=1 -DTATT=2
+f ok  end_c1_read      qend   -DCRASHES=1 -DREADER
+f ok  end_heal_c1      qend   -DHEAL -DCRASHES=1
 == mutations of lock and restart: every rule is needed
 q bad m_noresync       qlease -DCRASHES=1 -DBUG_NORESYNC
 q bad m_nowait_I4      qlease -DCRASHES=1 -DTWAIT=0
@@ -153,12 +171,25 @@ q bad m_cas_readone    qcas   -DREADER -DBUG_READONE
 f bad m_cas_copy       qcas   -DREADER -DCRASHES=1 -DBUG_COPY
 f bad m_cas_copymis    qcas   -DMISMATCH -DCRASHES=1 -DBUG_COPY
 f bad m_cas_anyversion qcas   -DBYVALUE -DBUG_ANYVERSION -DSYM
+== mutations of updates inside a lease that ends
+q bad m_e_short        qend   -DBUG_SHORT
+f bad m_e_outlast      qend   -DBUG_OUTLAST
+f bad m_e_late         qend   -DTATT=2 -DBUG_LATE
+f bad m_e_late_read    qend   -DREADER -DBUG_LATE
+q bad m_e_stalerel     qend   -DBUG_STALEREL
+f bad m_e_resend       qend   -DBUG_RESEND
+f bad m_e_extany       qend   -DBUG_EXTANY
+f bad m_e_shadowack    qend   -DCRASHES=1 -DBUG_SHADOWACK
+f bad m_e_copy         qend   -DCRASHES=1 -DTATT=2 -DBUG_COPY
+f bad m_e_nowait       qend   -DCRASHES=1 -DTWAIT=0
 == rules that are not needed for safety on their own, in these scopes
 f ok  n_q_noseal       qlease -DQUERY -DCRASHES=1 -DTPROM=2 -DL=3 -DBUG_QNOSEAL
 f ok  n_heal_floor     qlease -DHEAL -DCRASHES=1 -DBUG_HFLOOR
 f ok  n_mergenone      qfold  -DONLY1 -DCRASHES=1 -DBUG_MERGENONE
 f ok  n_nocover        qfold  -DONLY1 -DCRASHES=2 -DTTOMB=1 -DBUG_NOCOVER
 f ok  n_unconfirmed_h  qadopt -DHEAL -DBUG_UNCONF
+f ok  n_e_shortest     qend   -DTATT=2 -DBUG_SHORTEST
+f ok  n_e_countall     qend   -DTATT=2 -DBUG_COUNTALL
 == large: 3 attempts
 l ok  L_lease_p3_c1    qlease -DP=3 -DCRASHES=1
 == large: 2 attempts, 2 restarts, all three masters ask
