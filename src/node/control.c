@@ -149,18 +149,19 @@ static struct mail_progress progress_sum(const struct node *n)
 	return sum;
 }
 
-static void log_active(const struct node *n, uint64_t floor_n, uint64_t now_mclk)
+static void log_active(const struct node *n, uint64_t floor_n, const struct clocks *now)
 {
 	static const char *const reasons[] = {[RESTART_FIRST_BOOT] = "first boot",
 		[RESTART_CLEAN] = "it had stopped in good order and held nothing"};
 	struct mail_progress p = progress_sum(n);
+	bool waited = now->slow >= n->restart.vote_ns;
 	if (n->restart.kind == RESTART_FIRST_BOOT ||
-		(n->restart.kind == RESTART_CLEAN && floor_n != 0)) {
+		(n->restart.kind == RESTART_CLEAN && floor_n != 0 && !waited)) {
 		log_info("active: this node votes (%s)", reasons[n->restart.kind]);
 	} else if (floor_n == 0) {
 		log_info("active: this node votes and is in sync, %.1f s after it began to ask: "
 			 "%llu leases, %llu keys that somebody may hold",
-			(double)(now_mclk - n->asked_at) / (double)SEC,
+			(double)(now->mclk - n->asked_at) / (double)SEC,
 			(unsigned long long)p.leases, (unsigned long long)p.shadows);
 	} else {
 		log_info("active: this node votes; whatever it may have forgotten has ended");
@@ -181,7 +182,7 @@ static void begin_to_vote(struct node *n, uint64_t floor_n, const struct clocks 
 {
 	tell_status(n, NODE_ACTIVE, floor_n, 0, n->self.slots);
 	n->self.after_inc = 0;
-	log_active(n, floor_n, now->mclk);
+	log_active(n, floor_n, now);
 }
 
 static void begin_to_ask(struct node *n, const struct clocks *now)

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import subprocess
+import time
 import unittest
 
 import harness
@@ -173,6 +174,49 @@ class Foreign(Case):
         os.rmdir(path)
         os.rename(path + ".kept", path)
         self.welcome_again(node)
+
+
+class OldCopies(Case):
+    """A file from a stop in good order that is put back after the node has run again."""
+    VOTES_AT_ONCE = "it had stopped in good order"
+
+    def old_copy(self, node):
+        with self.cluster[node.id % 3 + 1].client() as client:
+            client.cmd("RELEASE", "k", "v")
+        node.terminate()
+        self.assertIn("nothing is held", node.log())
+        copy = read(state_path(node))
+        node.start()
+        self.cluster.wait_active()
+        self.assertIn(self.VOTES_AT_ONCE, node.log())
+        return copy
+
+    def test_somebody_remembers(self):
+        for node in (self.cluster[1], self.cluster[3]):  # who is dialled, and who dials
+            copy = self.old_copy(node)
+            node.kill()
+            write(state_path(node), copy)
+            node.start()
+            self.cluster.wait_active()
+            self.assertIn("is an old copy", node.log())
+            self.assertNotIn(self.VOTES_AT_ONCE, node.log())
+        self.cluster.close()
+
+    def test_who_remembers_is_silent(self):
+        node = self.cluster[3]
+        copy = self.old_copy(node)
+        node.kill()
+        write(state_path(node), copy)
+        self.cluster[1].kill()
+        self.cluster[2].pause()
+        node.start()
+        time.sleep(3)
+        self.assertNotIn(self.VOTES_AT_ONCE, node.log())
+        self.cluster[2].resume()
+        self.cluster[1].start()
+        self.cluster.wait_active()
+        self.assertNotIn(self.VOTES_AT_ONCE, node.log())
+        self.cluster.close()
 
 
 class Disks(Case):

@@ -360,6 +360,28 @@ static void test_state_file_other_configuration_is_refused(void **state)
 	assert_differs(&s, "epoch 2,");
 }
 
+/* Removed or replaced while it is in use: nobody would find what is written. */
+static void test_state_file_that_is_gone_is_not_written(void **state)
+{
+	(void)state;
+	assert_int_equal(open_it(), STATE_FRESH);
+	assert_int_equal(state_file_write(&file, &sample), 0);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(state_file_write(&file, &sample), -ENOENT);
+	state_file_close(&file);
+}
+
+static void test_state_file_undone_is_fresh(void **state)
+{
+	(void)state;
+	assert_int_equal(open_it(), STATE_FRESH);
+	assert_int_equal(state_file_write(&file, &sample), 0);
+	state_file_undo(&file);
+	state_file_close(&file);
+	assert_int_equal(open_it(), STATE_FRESH);
+	state_file_close(&file);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,6 +399,8 @@ int main(void)
 		cmocka_unit_test_setup(
 			test_state_file_unusable_directory_names_both_ways_out, setup),
 		cmocka_unit_test_setup(test_state_file_failed_write_changes_nothing, setup),
+		cmocka_unit_test_setup(test_state_file_that_is_gone_is_not_written, setup),
+		cmocka_unit_test_setup(test_state_file_undone_is_fresh, setup),
 		cmocka_unit_test_setup(test_state_file_other_configuration_is_refused, setup),
 	};
 	if (mkdtemp(root) == NULL)
