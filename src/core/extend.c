@@ -65,6 +65,14 @@ static bool mismatch_decided(const struct engine *e, const struct op *op)
 	return false;
 }
 
+/* An update half done stands in the way: to be finished first. */
+static bool is_half_written(
+	const struct engine *e, const struct op *op, struct ballot uid, unsigned acks)
+{
+	return acks > 0 && e->now.fast_ns < op->deadline_ns &&
+	       acks + round_count_uid(e, op, VERDICT_MISMATCH, uid) >= e->majority;
+}
+
 static void not_extended(struct engine *e, struct op *op, struct ballot uid, unsigned acks)
 {
 	unsigned absent = round_count(e, op, VERDICT_ABSENT);
@@ -79,25 +87,32 @@ static void not_extended(struct engine *e, struct op *op, struct ballot uid, uns
 		refused(e, op, OUT_NOTOWNER);
 	else if (!all_in && mismatch > 0)
 		return; /* the rest decides whether there is something to heal */
-	else if (acks > 0 && acks + round_count_uid(e, op, VERDICT_MISMATCH, uid) >= e->majority &&
-		 e->now.fast_ns < op->deadline_ns)
-		prepare_start(e, op, GOAL_EXTEND); /* an update half done stands in the way */
+	else if (is_half_written(e, op, uid, acks))
+		prepare_start(e, op, GOAL_EXTEND);
 	else if (absent + other >= e->blocking)
 		refused(e, op, OUT_NOTOWNER);
 	else if (all_in)
 		refused(e, op, OUT_UNKNOWN);
 }
 
+/* Two writes of the same value prove nothing together. */
+static unsigned of_one_version(const struct engine *e, const struct op *op)
+{
+	unsigned best = 0;
+	for (unsigned i = 0; i < e->cfg.n_masters && best < e->majority; i++) {
+		if (op->answers[i].verdict != VERDICT_ACK)
+			continue;
+		unsigned n = round_count_version(e, op, VERDICT_ACK, &op->answers[i]);
+		best = n > best ? n : best;
+	}
+	return best;
+}
+
 void extend_answered(struct engine *e, struct op *op)
 {
 	struct ballot uid = {0};
-	unsigned same = 0, acks = round_best_uid(e, op, VERDICT_ACK, &uid);
-	/* Of one version: two writes of the same value prove nothing together. */
-	for (unsigned i = 0; i < e->cfg.n_masters && same < e->majority; i++)
-		if (op->answers[i].verdict == VERDICT_ACK)
-			same = round_count_version(e, op, VERDICT_ACK, &op->answers[i]);
-	if (MUTANT(EXTEND_VERSIONS))
-		same = acks;
+	unsigned acks = round_best_uid(e, op, VERDICT_ACK, &uid);
+	unsigned same = MUTANT(EXTEND_VERSIONS) ? acks : of_one_version(e, op);
 	if (same >= (MUTANT(EXTEND_MINORITY) ? 1U : e->majority)) {
 		uint64_t belief_ns = lease_holder_ns(e, op->ttl_ms * NS_PER_MS);
 		bool ended = belief_ns != 0 && e->now.fast_ns - op->t0_ns >= belief_ns;
@@ -107,10 +122,17 @@ void extend_answered(struct engine *e, struct op *op)
 			refused(e, op, OUT_UNKNOWN);
 	} else if (same + round_outstanding(op) < e->majority) {
 		not_extended(e, op, uid, acks);
+	} else if (acks >= e->majority) {
+		round_wait(e, op); /* the others may settle which version it is */
 	}
 }
 
 void extend_timeout(struct engine *e, struct op *op)
 {
-	refused(e, op, OUT_UNKNOWN);
+	struct ballot uid = {0};
+	unsigned acks = round_best_uid(e, op, VERDICT_ACK, &uid);
+	if (is_half_written(e, op, uid, acks))
+		prepare_start(e, op, GOAL_EXTEND);
+	else
+		refused(e, op, OUT_UNKNOWN);
 }

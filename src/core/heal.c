@@ -243,7 +243,7 @@ static void restored(struct engine *e, struct heal *h, const struct sync_entry *
 	if (flags & LEASE_SEALED)
 		ref = 0;
 	else if (lease_at(e, ref)->reports == 0)
-		ref = lease_replace(e, h->hash, ref, s, flags & LEASE_NOT_LIVE);
+		ref = lease_replace(e, h->hash, ref, s, flags & (LEASE_NOT_LIVE | LEASE_MISSED));
 	else
 		ref = lease_add_report(e, h->hash, ref, s);
 	if (ref == 0) {

@@ -548,6 +548,8 @@ struct result *op_reply(struct engine *e, struct op *op, enum outcome outcome);
 void op_finish(struct engine *e, struct op *op, enum outcome outcome);
 void op_timer(struct engine *e, struct op *op, uint64_t due_fast_ns);
 void op_run_later(struct engine *e, struct op *op);
+/* A majority has answered; the others get a moment before the timer of the round runs. */
+void round_wait(struct engine *e, struct op *op);
 void op_retry_later(struct engine *e, struct op *op);
 /* Mask; self only while it votes in this slot. */
 uint16_t masters_reachable(const struct engine *e, uint16_t slot);

@@ -314,11 +314,11 @@ static bool on_blocked(
 	struct lease *l = lease_at(e, ref);
 	if (m->type == MSG_RELEASE || m->type == MSG_ABORT) {
 		lease_raise_maxn(e, ref, m->uid.n);
-		if ((l->flags & LEASE_RESYNC) && !MUTANT(HEAL_RELEASED))
+		/* A shadow does not know which version a guarded release is of. */
+		bool blind = (l->flags & LEASE_SHADOW) && m->b.n != 0 && !MUTANT(RELEASE_SHADOWED);
+		if ((l->flags & LEASE_RESYNC) && !blind && !MUTANT(HEAL_RELEASED))
 			l->flags |= LEASE_SEALED;
-		/* It does not know which version a guarded release is of. */
-		bool blind = (l->flags & LEASE_SHADOW) && m->b.n != 0;
-		reply->verdict = blind && !MUTANT(RELEASE_SHADOWED) ? VERDICT_SHADOW : VERDICT_ACK;
+		reply->verdict = blind ? VERDICT_SHADOW : VERDICT_ACK;
 		return ballot_cover(e, m->uid.n);
 	}
 	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_READ && !(l->flags & LEASE_SHADOW))

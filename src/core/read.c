@@ -155,8 +155,7 @@ void read_answered(struct engine *e, struct op *op)
 	} else if (round_outstanding(op) == 0) {
 		undecided(e, op);
 	} else if (told >= e->majority) {
-		uint64_t due_ns = e->now.fast_ns + 2 * e->rtt_ns; /* the rest may settle it */
-		op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
+		round_wait(e, op); /* the rest may settle it */
 	}
 }
 

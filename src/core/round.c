@@ -199,6 +199,14 @@ void op_retry_later(struct engine *e, struct op *op)
 	op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
 }
 
+void round_wait(struct engine *e, struct op *op)
+{
+	/* Short of T_prom together with what follows, or rivals take turns in vain. */
+	uint64_t most_ns = PROMISE_CAP_MS * NS_PER_MS / 2;
+	uint64_t due_ns = e->now.fast_ns + (2 * e->rtt_ns < most_ns ? 2 * e->rtt_ns : most_ns);
+	op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
+}
+
 uint16_t masters_reachable(const struct engine *e, uint16_t slot)
 {
 	uint16_t mask = e->links_up;

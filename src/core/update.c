@@ -57,6 +57,10 @@ static void accept_start(struct engine *e, struct op *op, enum accept_kind kind,
 	uint64_t remaining_ns = sticky ? 0 : longest_promise(e, op);
 	uint16_t reachable = masters_reachable(e, op->slot);
 	uint16_t witnesses = sticky ? reachable : promised_by(e, op) & reachable;
+	if (count_bits(witnesses) < e->majority) { /* links are gone since they promised */
+		op_retry_later(e, op);
+		return;
+	}
 	op->state = OPS_ACCEPT;
 	op->accept = (uint8_t)kind;
 	if (kind == ACCEPT_NEW && !op->maybe) {
@@ -189,7 +193,6 @@ static void prepared(struct engine *e, struct op *op, struct ballot uid)
 	}
 	op->uid = uid;
 	const struct answer *a = highest_promise(e, op, &same);
-	round_rtt(e, op);
 	switch ((enum prepare_goal)op->goal) {
 	case GOAL_UPDATE:
 		prepared_update(e, op, a, same);
@@ -268,21 +271,27 @@ void prepare_answered(struct engine *e, struct op *op)
 	if (promises + round_outstanding(op) < e->majority) {
 		round_lost(e, op);
 	} else if (promises >= e->majority && round_in_window(e, op)) {
+		/* The wait that follows is no part of the round trip. */
+		if (promises == e->majority)
+			round_rtt(e, op);
 		/* Only who is counted can be a witness, so the others get a moment. */
-		uint64_t due_ns = e->now.fast_ns + 2 * e->rtt_ns;
 		if (round_outstanding(op) == 0)
 			prepared(e, op, uid);
 		else
-			op_timer(e, op, due_ns < op->deadline_ns ? due_ns : op->deadline_ns);
+			round_wait(e, op);
 	}
+}
+
+static bool is_witness_ack(const struct answer *a)
+{
+	return a->verdict == VERDICT_ACK && !(a->flags & MSG_HEARSAY);
 }
 
 static void accepted(struct engine *e, struct op *op, unsigned acks)
 {
 	uint64_t remaining_ns = UINT64_MAX;
 	for (unsigned i = 0; i < e->cfg.n_masters; i++)
-		if (op->answers[i].verdict == VERDICT_ACK &&
-			op->answers[i].remaining_ns < remaining_ns)
+		if (is_witness_ack(&op->answers[i]) && op->answers[i].remaining_ns < remaining_ns)
 			remaining_ns = op->answers[i].remaining_ns;
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	/* What is only told of by others, so far, is not ours to write under: the promise may have
@@ -310,7 +319,9 @@ static void accepted(struct engine *e, struct op *op, unsigned acks)
 
 void accept_answered(struct engine *e, struct op *op)
 {
-	unsigned acks = round_count(e, op, VERDICT_ACK);
+	unsigned acks = 0;
+	for (unsigned i = 0; i < e->cfg.n_masters; i++)
+		acks += is_witness_ack(&op->answers[i]);
 	if (acks >= (MUTANT(UPDATE_MINORITY) ? 1U : e->majority) && round_in_window(e, op))
 		accepted(e, op, acks);
 	else if (acks + round_outstanding(op) < e->majority)

@@ -35,7 +35,8 @@ static void check_holders(
 {
 	for (unsigned i = 0; i < w->clients; i++) {
 		const struct client *c = &w->client[i];
-		if (c->belief.token == 0 || c->belief.key != k || !client_believes(w, c))
+		if (c->belief.token == 0 || c->belief.key != k || c->belief.passed_on ||
+			!client_believes(w, c))
 			continue;
 		w->sums.leases_judged++;
 		unsigned without = 0;
@@ -212,7 +213,8 @@ void check_belief(struct world *w, unsigned client)
 	for (unsigned i = 0; i < w->clients; i++) {
 		const struct client *o = &w->client[i];
 		if (i == client || o->belief.token == c->belief.token ||
-			o->belief.key != c->belief.key || !client_believes(w, o))
+			o->belief.key != c->belief.key || c->belief.passed_on ||
+			o->belief.passed_on || !client_believes(w, o))
 			continue;
 		violation(w, RUN_UNSAFE,
 			"two holders of key %u: client %u with token %" PRIu64
@@ -231,6 +233,8 @@ static void check_granted(struct world *w, const struct call *call, const struct
 	/* Told of after the next one may be a lease too short to be believed at all, and one that
 	 * somebody else had released by its value. */
 	bool early = r->valid_ms == 0 || client_shared(w, call->value);
+	/* Or one that was written over, and released by who did that. */
+	early = early || (w->swarm.heirs && r->token <= key->told_token);
 	/* Or one that its client, tired of waiting, took up and released elsewhere. */
 	early = early || (call->client >= CLIENTS_MAX && r->token > call->seen_top);
 	if (!rises && !early && !w->tokens_exempt)
@@ -251,7 +255,7 @@ static void check_denied(struct world *w, const struct call *call, const struct 
 	if (call->client >= CLIENTS_MAX || !call->own_value || r->outcome != OUT_NOTFOUND)
 		return;
 	const struct client *c = &w->client[call->client];
-	if (c->belief.key == call->key && client_believes(w, c))
+	if (c->belief.key == call->key && !c->belief.passed_on && client_believes(w, c))
 		violation(w, RUN_UNSAFE,
 			"denied: client %u holds token %" PRIu64 " of key %u and is told NOTFOUND",
 			call->client, c->belief.token, call->key);

@@ -235,6 +235,12 @@ void clients_overdue(struct world *w, unsigned id)
 
 /* ---- what comes back ---- */
 
+/* Values of one lock grow in the order in which they are written. */
+static bool is_latest(const struct key *k, uint64_t token, uint32_t value)
+{
+	return token > k->told_token || (token == k->told_token && value >= k->told_value);
+}
+
 static void believe(struct world *w, unsigned i, const struct call *call, const struct result *r)
 {
 	struct client *c = &w->client[i];
@@ -248,10 +254,40 @@ static void believe(struct world *w, unsigned i, const struct call *call, const 
 	c->belief = (struct belief){.token = r->token,
 		.cid = check_cid(w, call->key, r->token),
 		.until_own = until,
-		.key = call->key};
+		.key = call->key,
+		.passed_on = !is_latest(&w->key[call->key], r->token, c->value)};
 	c->token = r->token;
 	if (client_believes(w, c))
 		check_belief(w, i);
+}
+
+/* It was told that its value is there now. Who believed in the one before passes that on: the lock
+ * lasts as long as any of its holders was told. */
+static void succeed(struct world *w, unsigned i, const struct call *call, const struct result *r)
+{
+	struct client *c = &w->client[i];
+	struct key *k = &w->key[call->key];
+	uint64_t drift = 2 * (uint64_t)w->swarm.drift_ppm, most = 0;
+	c->value = call->new_value;
+	if (is_latest(k, r->token, c->value)) {
+		k->told_token = r->token;
+		k->told_value = c->value;
+	}
+	for (unsigned j = 0; j < w->clients; j++) {
+		struct client *o = &w->client[j];
+		if (j == i || o->belief.token != r->token || o->belief.key != call->key ||
+			!client_believes(w, o) || is_latest(k, r->token, o->value))
+			continue;
+		uint64_t left = o->belief.until_own - clock_read(&o->clock, w->now);
+		o->belief.passed_on = true;
+		most = left > most ? left : most;
+	}
+	if (client_shared(w, call->new_value))
+		return;
+	believe(w, i, call, r);
+	most = clock_read(&c->clock, w->now) + most - most * drift / 1000000;
+	if (c->belief.token == r->token && c->belief.until_own < most)
+		c->belief.until_own = most;
 }
 
 static void take_result(
@@ -272,9 +308,14 @@ static void take_result(
 	} else if (call->kind == OP_EXTEND && ok && call->own_value) {
 		believe(w, i, call, r);
 	} else if (call->kind == OP_UPDATE && call->own_value && ok) {
-		c->value = call->new_value;
-		if (c->belief.token == r->token && !client_shared(w, call->new_value))
-			believe(w, i, call, r);
+		if (c->belief.token == r->token)
+			succeed(w, i, call, r);
+		else
+			c->value = call->new_value;
+	} else if (call->kind == OP_UPDATE && ok && w->swarm.heirs && i < w->swarm.writers) {
+		c->key = call->key;
+		c->gone_release = false;
+		succeed(w, i, call, r);
 	} else if (call->kind == OP_RELEASE && call->own_value) {
 		/* Nothing of a RELEASE lands after its answer: what is left may be taken up again.
 		 */
@@ -439,7 +480,7 @@ static enum role choose(struct world *w, unsigned i, unsigned dice, enum op_kind
 	bool again = !holds && c->belief.token == 0 && c->value != 0 && !c->gone_release &&
 		     c->outcome == OUT_UNKNOWN && !c->maybe_locked;
 	*ret_kind = OP_LOCK;
-	if (i < w->swarm.writers) {
+	if (i < w->swarm.writers && !(w->swarm.heirs && holds)) {
 		*ret_kind = c->seen_token != 0 ? OP_UPDATE : OP_READ_QUORUM;
 		return ROLE_WRITER;
 	}

@@ -34,7 +34,8 @@ void swarm_choose(struct world *w)
 	s->dup_ppm = some(w, 300000);
 	s->tail_ppm = some(w, 200000);
 	s->midcrash_ppm = some(w, chance(w, 200000) ? 5000 : 300);
-	s->quick_starts = chance(w, 300000);
+	s->quick_starts = chance(w, 500000);
+	s->orderly_ppm = some(w, 1000000);
 	s->narrow_ppm = some(w, chance(w, 300000) ? 1000000 : 100000);
 	s->vote_type = chance(w, 500000) ? (uint8_t)(1 + below(w, MSG_TYPE_MAX - 1)) : 0;
 	s->vote_crash_ppm = some(w, chance(w, 200000) ? 50000 : 1000);
@@ -73,6 +74,7 @@ void swarm_choose(struct world *w)
 	s->read_percent = 10 + (unsigned)below(w, chance(w, 300000) ? 90 : 50);
 	s->registers = chance(w, 200000);
 	s->writers = s->registers || chance(w, 300000) ? (unsigned)below(w, w->clients) : 0;
+	s->heirs = s->writers > 0 && chance(w, 500000);
 	s->homes = chance(w, 300000);
 }
 

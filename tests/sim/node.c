@@ -153,10 +153,13 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 		check_node(w, id);
 	if (w->over)
 		return;
-	if (cut != UINT32_MAX || dies_now(w)) {
+	bool ends = cut == UINT32_MAX && dies_now(w);
+	if (ends && chance(w, w->swarm.orderly_ppm))
+		node_stop(w, id);
+	else if (ends || cut != UINT32_MAX)
 		node_crash(w, id);
+	if (!n->up)
 		return;
-	}
 	if (n->restart.status == NODE_RESYNC && node_in_sync(n))
 		world_push(w, w->now, ITEM_VOTE, id, 0, n->life);
 	arm_timer(w, id);
@@ -263,6 +266,7 @@ void node_start(struct world *w, unsigned id)
 	begin(w, id);
 	n->paused_until = 0;
 	set_out(w, id, n->after_life != 0 ? RESTART_CLEAN : RESTART_EMPTY);
+	n->old_file = n->after_life != 0 && n->after_life != n->life - 1;
 	w->sums.clean_starts += n->after_life != 0;
 	TRACE(w, "%u starts, life %u, ceiling %llu%s", id, n->life, (unsigned long long)n->loaded_n,
 		n->after_life != 0 ? ", clean" : "");
@@ -284,7 +288,7 @@ static bool all_heard(const struct world *w, unsigned id)
 static void distrust_in_vain(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
-	bool known = n->after_life == 0 || n->after_life == n->life - 1;
+	bool known = n->after_life == 0 || !n->old_file;
 	for (unsigned k = 1; k <= w->n; k++)
 		known = known || (w->node[k].up && w->node[k].seen[id] > n->after_life &&
 					 w->node[k].seen[id] != n->life);
@@ -318,6 +322,10 @@ static void begin_to_vote(struct world *w, unsigned id, uint64_t floor_n)
 	w->sums.fallbacks += floor_n != 0 && n->restart.kind == RESTART_EMPTY;
 	w->sums.syncs += floor_n == 0 && n->restart.kind == RESTART_EMPTY;
 	w->sums.shadows += s.shadows;
+	bool at_once = n->restart.kind == RESTART_CLEAN && floor_n != 0 &&
+		       n->time.slow_ns < n->restart.vote_ns;
+	if (at_once && n->old_file)
+		violation(w, RUN_UNSAFE, "clean: node %u votes by an old copy of its file", id);
 	n->after_life = 0;
 	TRACE(w, "%u is active, floor %llu", id, (unsigned long long)floor_n);
 	check_floor(w, id, floor_n);

@@ -96,9 +96,11 @@ struct swarm {
 	unsigned give_up_ppm, cancel_ppm, mistake_ppm, crash_client_ppm, idempotent_ppm;
 	uint32_t ttl_ms; /* longest lease asked for */
 	unsigned read_percent;
-	unsigned writers; /* clients that only read and write over what others hold */
-	bool registers;   /* locks are kept, and written over again and again */
-	bool homes;       /* clients ask the same node always */
+	unsigned orderly_ppm; /* of the nodes that end right after a vote or an answer: stopped */
+	bool heirs;           /* who writes over a value holds the lock from then on */
+	unsigned writers;     /* clients that only read and write over what others hold */
+	bool registers;       /* locks are kept, and written over again and again */
+	bool homes;           /* clients ask the same node always */
 };
 
 /* ---- nodes ---- */
@@ -136,6 +138,7 @@ struct node {
 	struct restart restart;
 	uint64_t loaded_n, durable_n, asked_n, writing_n;
 	uint32_t after_life; /* the file says that this one held nothing; 0: no such claim */
+	bool old_file;       /* and that is not the last one */
 	/* what the judges know */
 	uint64_t accepted_n;      /* highest ballot ever live here, whatever the incarnation */
 	uint64_t forgotten_n;     /* the same up to the last start */
@@ -159,6 +162,7 @@ struct belief {
 	uint64_t cid;       /* 0: not known */
 	uint64_t until_own; /* the client's clock */
 	uint8_t key;
+	bool passed_on; /* somebody was told of a later value: not judged any more */
 };
 
 struct client {
@@ -236,6 +240,8 @@ struct key {
 	unsigned n_released, n_granted;
 	struct ballot majority; /* live on a majority at the last look */
 	uint32_t value;         /* some value seen, for rivals to guess */
+	uint64_t told_token;
+	uint32_t told_value; /* the latest value of that lock that somebody heard to be his */
 };
 
 struct sums {

@@ -520,6 +520,47 @@ static void test_extend_counts_acknowledgements_of_one_write(void **state)
 	fixture_free(f);
 }
 
+/* A master that is linked and says nothing: what is waited for it is no round trip, or the wait
+ * grows with every write until no majority is in time. */
+static void test_update_beside_a_silent_master_stays_quick(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "0", 60000)), OUT_OK);
+	fixture_lose(f, 1, 3, 0);
+	fixture_lose(f, 2, 3, 0);
+	char old[16] = "0", next[16];
+	for (unsigned i = 1; i <= 200; i++) {
+		(void)snprintf(next, sizeof next, "%u", i);
+		uint64_t tag = fixture_update(f, 1 + i % 2, "k", old, next);
+		fixture_run_ms(f, 5);
+		assert_int_equal(fixture_result(f, tag)->r.outcome, OUT_OK);
+		memcpy(old, next, sizeof old);
+	}
+	fixture_free(f);
+}
+
+/* One witness, one that has the value by hearsay, one that has gone silent: a majority all the
+ * same. */
+static void test_extend_makes_witnesses_beside_a_silent_master(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "a", 3000)), OUT_OK);
+	fixture_lose(f, 2, 1, MSG_PREPARE);
+	uint64_t update = fixture_update(f, 2, "k", "a", "b"); /* by 2 and 3 */
+	fixture_run_ms(f, 50);
+	assert_int_equal(fixture_outcome(f, update), OUT_OK);
+	fixture_let_go(f);
+	fixture_pause(f, 3, true);
+	for (unsigned id = 1; id <= 2; id++) {
+		uint64_t extend = fixture_extend(f, id, "k", "b", 3000);
+		fixture_run_ms(f, 100);
+		assert_int_equal(fixture_outcome(f, extend), OUT_OK);
+	}
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -533,6 +574,8 @@ int main(void)
 		cmocka_unit_test(test_release_of_a_void_value_is_not_ok_by_a_shadow),
 		cmocka_unit_test(test_read_does_not_count_a_value_that_was_told),
 		cmocka_unit_test(test_extend_counts_acknowledgements_of_one_write),
+		cmocka_unit_test(test_update_beside_a_silent_master_stays_quick),
+		cmocka_unit_test(test_extend_makes_witnesses_beside_a_silent_master),
 		cmocka_unit_test(test_release_unknown_leaves_an_adopted_lock_alone),
 		cmocka_unit_test(test_release_ok_means_a_sealed_majority),
 		cmocka_unit_test(test_release_too_late_for_a_write_is_not_ok),
