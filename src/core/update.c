@@ -126,6 +126,11 @@ void prepare_start(struct engine *e, struct op *op, enum prepare_goal goal)
 		goal_failed(e, op, OUT_NOQUORUM);
 		return;
 	}
+	/* Rounds that find one another's work half done may go on like that. */
+	if (e->now.fast_ns >= op->deadline_ns) {
+		goal_failed(e, op, goal == GOAL_EXTEND ? OUT_UNKNOWN : OUT_BUSY);
+		return;
+	}
 	op->state = OPS_PREPARE;
 	op->t0_ns = e->now.fast_ns;
 	op->b = (struct version){ballot_next(e), e->cfg.cid, 0};
@@ -331,7 +336,8 @@ void accept_answered(struct engine *e, struct op *op)
 void prepare_timeout(struct engine *e, struct op *op)
 {
 	struct ballot uid = {0};
-	if (round_best_uid(e, op, VERDICT_PROMISE, &uid) >= e->majority && round_in_window(e, op))
+	bool in_time = round_in_window(e, op) && e->now.fast_ns < op->deadline_ns;
+	if (in_time && round_best_uid(e, op, VERDICT_PROMISE, &uid) >= e->majority)
 		prepared(e, op, uid);
 	else
 		goal_failed(e, op, OUT_UNKNOWN);

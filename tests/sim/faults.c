@@ -25,6 +25,65 @@ static unsigned some(struct world *w, unsigned bound)
 	return chance(w, 500000) ? 0 : (unsigned)below(w, bound);
 }
 
+/* One key, messages that are fast or slow by kind and receiver, and nothing else that takes time.
+ */
+static void drill_common(struct world *w)
+{
+	struct swarm *s = &w->swarm;
+	w->keys = 1;
+	memset(s->weight, 0, sizeof s->weight);
+	for (unsigned to = 1; to <= w->n; to++)
+		s->slow_types[to] =
+			(uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX));
+	s->slow_type_ppm = 300000 + (unsigned)below(w, 700000);
+	s->loss_ppm = s->lost_type_ppm = s->tail_ppm = 0;
+	s->midcrash_ppm = s->vote_crash_ppm = s->told_crash_ppm = 0;
+	s->jitter_ns = s->delay_ns;
+	s->think_ns = 10000 + below(w, 5 * MS);
+	s->narrow_ppm = some(w, 1000000);
+	s->registers = false;
+}
+
+/* Writers and holders of one lock, with leases of a few attempts. */
+static void drill_values(struct world *w)
+{
+	struct swarm *s = &w->swarm;
+	drill_common(w);
+	s->heirs = true;
+	s->writers = 1 + (unsigned)below(w, w->clients);
+	s->read_percent = (unsigned)below(w, 100);
+	s->mistake_ppm = 0;
+	s->weight[FAULT_CRASH] = (unsigned)below(w, 2);
+	s->fault_ns = w->node[1].cfg.attempt_ms * MS * (2 + below(w, 20));
+	s->quick_starts = true;
+}
+
+/* Nodes that end right after they have said something, and are back at once. */
+static void drill_restarts(struct world *w)
+{
+	struct swarm *s = &w->swarm;
+	drill_common(w);
+	s->quick_starts = true;
+	s->files = true;
+	s->bad_disks = s->lossy_files = false;
+	s->vote_crash_ppm = 1000 + (unsigned)below(w, 50000);
+	s->told_crash_ppm = (unsigned)below(w, 50000);
+	s->read_percent = 20 + (unsigned)below(w, 80);
+}
+
+static void drill_choose(struct world *w)
+{
+	unsigned dice = (unsigned)below(w, 10);
+	bool drawn = w->opt->drill == DRILL_BY_SEED;
+	if (w->opt->drill == DRILL_VALUES || (drawn && dice == 0))
+		drill_values(w);
+	else if (w->opt->drill == DRILL_RESTARTS || (drawn && dice == 1))
+		drill_restarts(w);
+	w->swarm.weights = 0;
+	for (unsigned i = 0; i < FAULTS; i++)
+		w->swarm.weights += w->swarm.weight[i];
+}
+
 void swarm_choose(struct world *w)
 {
 	static const unsigned weight_max[FAULTS] = {20, 20, 10, 4, 2, 1, 20, 5, 20, 5, 20, 2, 4, 4};
@@ -43,10 +102,10 @@ void swarm_choose(struct world *w)
 	s->lost_type = (uint8_t)(1 + below(w, MSG_TYPE_MAX - 1));
 	s->lost_reply = chance(w, 500000);
 	s->lost_type_ppm = chance(w, 400000) ? (unsigned)below(w, 1000000) : 0;
-	s->slow_types =
-		chance(w, 300000)
-			? (uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX))
-			: 0;
+	bool slow = chance(w, 500000);
+	for (unsigned to = 1; slow && to <= w->n; to++)
+		s->slow_types[to] =
+			(uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX));
 	s->slow_type_ppm = (unsigned)below(w, 1000000);
 	s->old_stream_ppm = some(w, 1000000);
 	s->late_replies = chance(w, 500000);
@@ -55,10 +114,8 @@ void swarm_choose(struct world *w)
 	s->slow_ns = below(w, attempt_ns);
 	s->think_ns = 10000 + below(w, chance(w, 300000) ? 200 * MS : 5 * MS);
 	s->fault_ns = 5 * MS + below(w, chance(w, 500000) ? SEC : 100 * MS);
-	for (unsigned i = 0; i < FAULTS; i++) {
+	for (unsigned i = 0; i < FAULTS; i++)
 		s->weight[i] = some(w, weight_max[i] + 1);
-		s->weights += s->weight[i];
-	}
 	s->files = chance(w, 700000);
 	s->bad_disks = chance(w, 300000);
 	s->lossy_files = s->files && chance(w, 300000);
@@ -76,6 +133,7 @@ void swarm_choose(struct world *w)
 	s->writers = s->registers || chance(w, 300000) ? (unsigned)below(w, w->clients) : 0;
 	s->heirs = s->writers > 0 && chance(w, 500000);
 	s->homes = chance(w, 300000);
+	drill_choose(w);
 }
 
 /* slow <= RAW <= fast, RAW within rho; slewing moves BOOTTIME only (protocol.md 2.1). */

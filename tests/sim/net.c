@@ -10,13 +10,13 @@ void net_init(struct world *w)
 	w->mail_free = 0;
 }
 
-uint64_t net_delay(struct world *w, unsigned to, bool tail)
+uint64_t net_delay(struct world *w, unsigned to)
 {
 	const struct swarm *s = &w->swarm;
 	uint64_t delay = s->delay_ns + below(w, s->jitter_ns);
 	if (w->calm)
 		return delay;
-	if (tail || chance(w, s->tail_ppm)) /* heavy tail: half of what is left, again and again */
+	if (chance(w, s->tail_ppm)) /* heavy tail: half of what is left, again and again */
 		delay += below(w, s->tail_ns >> below(w, 6));
 	return delay + below(w, w->node[to].slow_ns);
 }
@@ -43,8 +43,10 @@ static void send_one(struct world *w, unsigned from, unsigned to, const struct m
 		memcpy(mail->data, m->value.p, m->value.len);
 	if (m->name.len > 0)
 		memcpy(mail->data + m->value.len, m->name.p, m->name.len);
-	bool slow = (w->swarm.slow_types >> m->type & 1) != 0 && chance(w, w->swarm.slow_type_ppm);
-	world_push(w, w->now + net_delay(w, to, slow), ITEM_MSG, to, at, 0);
+	bool slow = !w->calm && (w->swarm.slow_types[to] >> m->type & 1) != 0 &&
+		    chance(w, w->swarm.slow_type_ppm);
+	uint64_t more = slow ? below(w, w->node[to].cfg.attempt_ms * MS) : 0;
+	world_push(w, w->now + net_delay(w, to) + more, ITEM_MSG, to, at, 0);
 }
 
 /* Any message; or, in some runs, nearly all of one kind. */

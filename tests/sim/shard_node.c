@@ -130,8 +130,8 @@ static void ship(struct world *w, struct end *e)
 	CHECK(buf_append(&e->on_way, e->link.out.data, e->link.out.len) == 0);
 	e->link.out.len = 0;
 	if (!waits)
-		world_push(w, w->now + net_delay(w, e->other, false), ITEM_STREAM, e->other,
-			e->node, w->stream[e->node][e->other]);
+		world_push(w, w->now + net_delay(w, e->other), ITEM_STREAM, e->other, e->node,
+			w->stream[e->node][e->other]);
 }
 
 void shard_stream(struct world *w, const struct item *it)

@@ -33,9 +33,11 @@ static const char help[] =
 	"\n"
 	"  --seed N         of the first run (1)\n"
 	"  --runs M         how many seeds, one after another, until one fails (1)\n"
-	"  --nodes 3|5      masters (the seed chooses)\n"
+	"  --nodes 3|4|5    masters (the seed chooses)\n"
 	"  --events N       events of a run before everything is healed (100000)\n"
 	"  --level LEVEL    engine, or shard: shards and their streams as well (the seed chooses)\n"
+	"  --drill WHAT     no mix of faults but those that try writes of one lock (values) or\n"
+	"                   restarts hardest (one seed in ten each)\n"
 	"  --trace          when a run fails, tell what happened last\n"
 	"  --trace-lines N  ... in that many lines (30, at most 65536)\n"
 	"  --history FILE   write what clients asked and heard, for another judge\n"
@@ -70,6 +72,13 @@ static enum level level_of(const char *text)
 	return *text == 's' ? LEVEL_SHARD : LEVEL_ENGINE;
 }
 
+static enum drill drill_of(const char *text)
+{
+	if (strcmp(text, "values") != 0 && strcmp(text, "restarts") != 0)
+		usage("--drill is values or restarts, not ", text);
+	return *text == 'v' ? DRILL_VALUES : DRILL_RESTARTS;
+}
+
 static _Noreturn void say(bool mutants)
 {
 	if (mutants)
@@ -85,7 +94,8 @@ static void parse(struct options *o, int argc, char **argv)
 		{"nodes", 1, NULL, 'n'}, {"events", 1, NULL, 'e'}, {"level", 1, NULL, 'l'},
 		{"trace", 0, NULL, 't'}, {"history", 1, NULL, 'h'}, {"lie", 1, NULL, 'd'},
 		{"quiet", 0, NULL, 'q'}, {"trace-lines", 1, NULL, 'T'}, {"mutant", 1, NULL, 'm'},
-		{"list-mutants", 0, NULL, 'L'}, {"help", 0, NULL, 'H'}, {0}};
+		{"list-mutants", 0, NULL, 'L'}, {"drill", 1, NULL, 'D'}, {"help", 0, NULL, 'H'},
+		{0}};
 	int c;
 	*o = (struct options){.seed = 1, .runs = 1, .events = 100000, .trace_lines = 30};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -99,6 +109,8 @@ static void parse(struct options *o, int argc, char **argv)
 			o->events = number(optarg);
 		else if (c == 'l')
 			o->level = level_of(optarg);
+		else if (c == 'D')
+			o->drill = drill_of(optarg);
 		else if (c == 't')
 			o->trace = true;
 		else if (c == 'T')
@@ -118,8 +130,8 @@ static void parse(struct options *o, int argc, char **argv)
 	}
 	if (optind != argc)
 		usage("what is that: ", argv[optind]);
-	if (o->nodes != 0 && o->nodes != 3 && o->nodes != 5)
-		usage("--nodes is 3 or 5", "");
+	if (o->nodes != 0 && (o->nodes < 3 || o->nodes > 5))
+		usage("--nodes is 3, 4 or 5", "");
 	if (o->lie_ppm > 400000)
 		usage("--lie is at most 400000", "");
 }

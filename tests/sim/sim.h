@@ -30,10 +30,14 @@ enum verdict_of_run { RUN_OK = 0, RUN_USAGE = 1, RUN_UNSAFE = 2, RUN_STUCK = 3, 
 
 enum level { LEVEL_BY_SEED, LEVEL_ENGINE, LEVEL_SHARD };
 
+/* A mix of faults that is not drawn but made for one part of the protocol. */
+enum drill { DRILL_BY_SEED, DRILL_VALUES, DRILL_RESTARTS };
+
 struct options {
 	uint64_t seed, runs, events;
 	unsigned nodes; /* 0: the seed chooses */
 	enum level level;
+	enum drill drill;
 	unsigned lie_ppm; /* clocks go wrong by up to this much, whatever the engines are told */
 	bool trace, quiet;
 	unsigned trace_lines;
@@ -81,7 +85,7 @@ struct swarm {
 	uint8_t lost_type; /* enum msg_type; of a reply: of its request */
 	bool lost_reply;
 	unsigned lost_type_ppm;
-	uint32_t slow_types; /* by bit, as above: requests of these have a heavy tail */
+	uint32_t slow_types[NODES_MAX + 1]; /* by receiver, a bit a type: these take up to T_att */
 	unsigned slow_type_ppm;
 	bool quick_starts;                       /* a crashed node is back at once */
 	unsigned narrow_ppm;                     /* a round that reaches no more than a majority */
@@ -320,7 +324,7 @@ __attribute__((format(printf, 3, 4))) void violation(
 const char *msg_name(const struct msg *m);
 
 /* ---- net.c ---- */
-uint64_t net_delay(struct world *w, unsigned to, bool tail);
+uint64_t net_delay(struct world *w, unsigned to);
 void net_init(struct world *w);
 void net_post(struct world *w, unsigned from, unsigned to, const struct msg *m);
 void net_deliver(struct world *w, const struct item *it);

@@ -189,7 +189,7 @@ static void engine_configs(struct world *w)
 
 static void build(struct world *w)
 {
-	w->n = w->opt->nodes != 0 ? w->opt->nodes : below(w, 3) == 0 ? 5 : 3;
+	w->n = w->opt->nodes != 0 ? w->opt->nodes : below(w, 3) != 0 ? 3 : below(w, 4) == 0 ? 4 : 5;
 	w->majority = w->n / 2 + 1;
 	w->keys = 1 + (unsigned)below(w, chance(w, 500000) ? 2 : KEYS_MAX);
 	w->clients = 2 + (unsigned)below(w, CLIENTS_MAX - 1);
