@@ -97,7 +97,8 @@ static void step(struct fixture *f, unsigned id, const struct event *ev)
 {
 	static struct effects fx;
 	struct fixture_node *n = &f->node[id];
-	n->time.slow_ns = n->time.fast_ns = f->now_ns;
+	n->time.slow_ns = f->now_ns;
+	n->time.fast_ns = f->now_ns + n->suspended_ns;
 	n->time.wall_us = f->wall_us + f->now_ns / 1000;
 	engine_step(n->engine, &n->time, ev, &fx);
 	carry_out(f, id, &fx);
@@ -109,7 +110,8 @@ static void start_node(struct fixture *f, unsigned id)
 	n->memory_bytes = engine_memory_bytes(&n->cfg);
 	assert_true(n->memory_bytes > 0);
 	n->memory = fixture_memory(n->memory_bytes);
-	n->time.slow_ns = n->time.fast_ns = f->now_ns;
+	n->time.slow_ns = f->now_ns;
+	n->time.fast_ns = f->now_ns + n->suspended_ns;
 	n->time.wall_us = f->wall_us + f->now_ns / 1000;
 	n->engine = engine_init(&n->cfg, &n->time, n->memory, n->memory_bytes);
 	n->down = n->paused = false;

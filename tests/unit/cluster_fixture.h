@@ -30,9 +30,10 @@ struct fixture_node {
 	struct engine_config cfg;
 	struct engine_time time;
 	bool down;
-	bool paused;        /* mail waits, time goes on */
-	unsigned ceilings;  /* FX_CEILING so far */
-	uint64_t ceiling_n; /* the last one */
+	bool paused;           /* mail waits, time goes on */
+	uint64_t suspended_ns; /* how long its machine was: counted by the fast clock only */
+	unsigned ceilings;     /* FX_CEILING so far */
+	uint64_t ceiling_n;    /* the last one */
 };
 
 struct fixture_result {

@@ -561,6 +561,21 @@ static void test_extend_makes_witnesses_beside_a_silent_master(void **state)
 	fixture_free(f);
 }
 
+/* Votes that arrive after the coordinator was suspended: its window is measured on the clock that
+ * counts that (protocol.md 2.1). */
+static void test_lock_counts_a_suspend_against_its_window(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	fixture_delay_reply(f, 0, 1, MSG_TRYLOCK);
+	uint64_t tag = fixture_lock(f, 1, "k", "v", 60000);
+	f->node[1].suspended_ns = UINT64_C(1100000000);
+	fixture_let_go(f);
+	const struct fixture_result *r = fixture_result(f, tag);
+	assert_true(r == NULL || r->r.outcome != OUT_OK);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -576,6 +591,7 @@ int main(void)
 		cmocka_unit_test(test_extend_counts_acknowledgements_of_one_write),
 		cmocka_unit_test(test_update_beside_a_silent_master_stays_quick),
 		cmocka_unit_test(test_extend_makes_witnesses_beside_a_silent_master),
+		cmocka_unit_test(test_lock_counts_a_suspend_against_its_window),
 		cmocka_unit_test(test_release_unknown_leaves_an_adopted_lock_alone),
 		cmocka_unit_test(test_release_ok_means_a_sealed_majority),
 		cmocka_unit_test(test_release_too_late_for_a_write_is_not_ok),
