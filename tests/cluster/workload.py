@@ -437,7 +437,8 @@ def serve():
             print(json.dumps({"counts": worker.counts, "streaks": worker.streaks.spans,
                               "gaps": list(worker.gaps.values())}), flush=True)
     while not worker.stop.wait(1):
-        if not all(thread.is_alive() for thread in threads):
+        # In this order: told to stop, they end.
+        if not all(thread.is_alive() for thread in threads) and not worker.stop.is_set():
             os._exit(3)  # its traceback is on stderr
         worker.turn()
         report()
