@@ -300,7 +300,7 @@ static void accepted(struct engine *e, struct op *op, unsigned acks)
 			remaining_ns = op->answers[i].remaining_ns;
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	/* What is only told of by others, so far, is not ours to write under: the promise may have
-	 * been forgotten (found by review: two holders). */
+	 * been forgotten (test_races_write_in_a_slot_that_does_not_vote). */
 	if (ref != 0 && lease_is_live(lease_at(e, ref)) &&
 		version_cmp(lease_vb(e, lease_at(e, ref)), op->b) == 0 &&
 		version_cmp(lease_pb(e, lease_at(e, ref)), op->b) == 0)
