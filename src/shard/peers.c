@@ -64,7 +64,7 @@ struct peer {
 };
 
 struct peers {
-	uint64_t age_max_ns; /* T_att = T_msg */
+	uint64_t age_max_ns; /* so that none is older than T_msg = T_att */
 	struct list links;
 	struct buf scratch; /* one message, encoded */
 	struct peer *peer[NODE_ID_MAX + 1];
@@ -104,7 +104,9 @@ struct peers *peers_new(struct shard *s)
 	struct peers *p = calloc(1, sizeof *p);
 	if (p == NULL)
 		return NULL;
-	p->age_max_ns = (uint64_t)s->cfg.engine.attempt_ms * PPM;
+	/* Ages are told on BOOTTIME, which NTP slews by up to a twelfth (chrony): less than T_msg.
+	 */
+	p->age_max_ns = (uint64_t)s->cfg.engine.attempt_ms * PPM / 10 * 9;
 	list_init(&p->links);
 	buf_init(&p->scratch, (size_t)2 * MSG_MAX_BYTES);
 	if (buf_reserve(&p->scratch, (size_t)2 * MSG_MAX_BYTES) == NULL) {
@@ -514,7 +516,8 @@ static const char *frame_in(
 	}
 	/* A peer that was away and has another incarnation has done nothing that we could have
 	 * missed. After a pause of our own the first frames are stale and do not count. */
-	uint64_t missed_ns = MISSED_BEATS * heartbeat_ns + MISSED_ATTEMPTS * s->peers->age_max_ns;
+	uint64_t missed_ns = MISSED_BEATS * heartbeat_ns +
+			     (uint64_t)MISSED_ATTEMPTS * s->cfg.engine.attempt_ms * PPM;
 	bool missed = peer->fresh_inc == pl->inc && now - peer->fresh_at > missed_ns;
 	peer->fresh_inc = pl->inc;
 	peer->fresh_at = now;

@@ -88,7 +88,7 @@ static bool passes(struct world *w, const struct mail *mail)
 		return false;
 	uint64_t age = clock_read(&n->mclk, w->now) - mail->sent_mclk;
 	bool any_age = MUTANT(MESSAGE_OLD) || MUTANT(EXTEND_LATE);
-	bool old = age > n->cfg.attempt_ms * MS && !any_age;
+	bool old = age > n->cfg.attempt_ms * MS / 10 * 9 && !any_age;
 	if (old && !(is_reply && w->swarm.late_replies)) {
 		w->sums.dropped_old++;
 		return false;

@@ -576,6 +576,23 @@ static void test_lock_counts_a_suspend_against_its_window(void **state)
 	fixture_free(f);
 }
 
+/* What was sent may land for T_msg by any clock: UNKNOWN is not said on the word of the fast one.
+ */
+static void test_release_unknown_waits_on_the_slow_clock(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "v", 60000)), OUT_OK);
+	fixture_lose(f, 1, 0, MSG_RELEASE);
+	uint64_t tag = fixture_release(f, 1, "k", "v");
+	f->node[1].suspended_ns = UINT64_C(1100000000);
+	fixture_run_ms(f, 900);
+	assert_null(fixture_result(f, tag));
+	fixture_run_ms(f, 200);
+	assert_int_equal(fixture_outcome(f, tag), OUT_UNKNOWN);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -592,6 +609,7 @@ int main(void)
 		cmocka_unit_test(test_update_beside_a_silent_master_stays_quick),
 		cmocka_unit_test(test_extend_makes_witnesses_beside_a_silent_master),
 		cmocka_unit_test(test_lock_counts_a_suspend_against_its_window),
+		cmocka_unit_test(test_release_unknown_waits_on_the_slow_clock),
 		cmocka_unit_test(test_release_unknown_leaves_an_adopted_lock_alone),
 		cmocka_unit_test(test_release_ok_means_a_sealed_majority),
 		cmocka_unit_test(test_release_too_late_for_a_write_is_not_ok),

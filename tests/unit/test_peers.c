@@ -86,18 +86,18 @@ static void test_peers_drop_what_may_be_too_old(void **state)
 {
 	struct node n;
 	struct raw r;
-	/* Age is (now - echo) - held / 1.002, at most 1 s. */
+	/* Age is (now - echo) - held / 1.002, at most 9/10 of T_att. */
 	static const struct {
 		uint64_t since_echo_ms, held_ms;
 		bool taken;
 	} cases[] = {
 		{0, 0, true},
-		{1000, 0, true},
-		{1001, 0, false},
-		{2000, 1000, false}, /* the clocks may differ by 2 ms over 1 s */
-		{2000, 1003, true},
+		{900, 0, true},
+		{901, 0, false},
+		{1900, 1000, false}, /* the clocks may differ by 2 ms over 1 s */
+		{1900, 1003, true},
 		{30000, 29000, false},
-		{30000, 29100, true},
+		{30000, 29200, true},
 		{900, 5000, true}, /* more than passed: not believed, the rest is a bound still */
 		{1100, 5000, false},
 	};
