@@ -26,6 +26,7 @@ CLOCKS_LIE, LYING = "clocks-lie", ["--lie", "100000"]
 DRILLED = {"update-short": "values", "read-any-absent": "values", "restart-no-wait": "restarts"}
 # What the simulator did not find in time: a model and a unit test do (tests/model, tests/unit).
 ELSEWHERE = {
+    "heal-answers": ("m_h_answer", "test_heal_keeps_silent_while_it_asks"),
     "clock-slow": ("-", "test_lock_counts_a_suspend_against_its_window"),
     "update-late": ("m_e_late", "test_update_is_late_where_it_was_extended"),
     "release-shadowed": ("m_e_shadowack", "test_release_of_a_void_value_is_not_ok_by_a_shadow"),
