@@ -32,8 +32,10 @@ def write(path, data):
 
 
 class Case(unittest.TestCase):
+    OPTIONS = QUICK
+
     def setUp(self):
-        self.cluster = Cluster(3, **QUICK)
+        self.cluster = Cluster(3, **self.OPTIONS)
         self.addCleanup(self.cluster.abandon)
         with self.cluster[1].client() as client:
             self.token = as_map(client.cmd("LOCK", "k", "v", 1000))[b"token"]
@@ -178,6 +180,7 @@ class Foreign(Case):
 
 class OldCopies(Case):
     """A file from a stop in good order that is put back after the node has run again."""
+    OPTIONS = {**QUICK, "max_lease": 6000}  # it votes by itself after that, and a little
     VOTES_AT_ONCE = "it had stopped in good order"
 
     def old_copy(self, node):
