@@ -321,8 +321,10 @@ static bool on_blocked(
 		reply->verdict = blind ? VERDICT_SHADOW : VERDICT_ACK;
 		return ballot_cover(e, m->uid.n);
 	}
-	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_READ && !(l->flags & LEASE_SHADOW))
-		return on_read(e, hash, 0, m, reply);
+	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_TRYLOCK && (l->flags & LEASE_RESYNC)) {
+		reply->verdict = VERDICT_ACK;
+		return ballot_cover(e, m->uid.n);
+	}
 	if (m->type == MSG_EXTEND && !(l->flags & LEASE_RESYNC))
 		heal_hinted(e, hash, m->key);
 	reply->verdict = l->flags & LEASE_RESYNC ? VERDICT_RESYNC : VERDICT_SHADOW;

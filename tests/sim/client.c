@@ -233,12 +233,37 @@ void clients_overdue(struct world *w, unsigned id)
 	}
 }
 
+void clients_suspended(struct world *w, unsigned id, uint64_t ns)
+{
+	for (unsigned i = 0; i < CALLS_MAX; i++)
+		if (w->call[i].state == CALL_RUNS && w->call[i].node == id &&
+			w->call[i].kind == OP_RELEASE)
+			w->call[i].deadline_fast += ns + ns / 10;
+}
+
 /* ---- what comes back ---- */
 
 /* Values of one lock grow in the order in which they are written. */
 static bool is_latest(const struct key *k, uint64_t token, uint32_t value)
 {
 	return token > k->told_token || (token == k->told_token && value >= k->told_value);
+}
+
+/* The lock lasts as long as any of its holders was told: who is told that it goes on, after
+ * another was told of a later value, passes that on to him. */
+static void pass_on(struct world *w, unsigned i)
+{
+	const struct client *c = &w->client[i];
+	uint64_t left = c->belief.until_own - clock_read(&c->clock, w->now);
+	left -= left / 1000000 * 2 * (uint64_t)w->swarm.drift_ppm;
+	for (unsigned j = 0; j < w->clients; j++) {
+		struct client *o = &w->client[j];
+		uint64_t until = clock_read(&o->clock, w->now) + left;
+		if (j != i && o->belief.token == c->belief.token &&
+			o->belief.key == c->belief.key && !o->belief.passed_on &&
+			client_believes(w, o) && o->belief.until_own < until)
+			o->belief.until_own = until;
+	}
 }
 
 static void believe(struct world *w, unsigned i, const struct call *call, const struct result *r)
@@ -257,8 +282,11 @@ static void believe(struct world *w, unsigned i, const struct call *call, const 
 		.key = call->key,
 		.passed_on = !is_latest(&w->key[call->key], r->token, c->value)};
 	c->token = r->token;
-	if (client_believes(w, c))
-		check_belief(w, i);
+	if (!client_believes(w, c))
+		return;
+	if (c->belief.passed_on)
+		pass_on(w, i);
+	check_belief(w, i);
 }
 
 /* It was told that its value is there now. Who believed in the one before passes that on: the lock
@@ -373,7 +401,7 @@ static uint32_t some_ttl(struct world *w)
 {
 	uint32_t most = w->swarm.ttl_ms;
 	unsigned dice = (unsigned)below(w, 10);
-	if (w->swarm.registers)
+	if (w->swarm.registers || w->swarm.even_ttl)
 		return most;
 	if (dice == 0)
 		return 1 + (uint32_t)below(w, 5);
@@ -455,6 +483,13 @@ static void ask_again(struct world *w, struct client *c, struct call *call)
 	call->idempotent = call->kind == OP_LOCK;
 }
 
+/* What one of the holders of this lock takes its value to be, if that is another; 0: nobody. */
+static uint32_t some_held_value(struct world *w, uint32_t value)
+{
+	uint32_t held = w->client[below(w, w->clients)].value;
+	return held != value && root[held % ROOTS] == root[value % ROOTS] ? held : 0;
+}
+
 /* A writer reads what is there, and writes over just that: with the value, or with the token too.
  */
 static void ask_as_writer(struct world *w, struct client *c, struct call *call)
@@ -465,7 +500,9 @@ static void ask_as_writer(struct world *w, struct client *c, struct call *call)
 	}
 	call->key = c->seen_key;
 	call->value = c->seen_value;
-	call->new_value = client_new_value(w, call->value);
+	uint32_t held = some_held_value(w, call->value);
+	bool back = held != 0 && chance(w, w->swarm.back_ppm);
+	call->new_value = back ? held : client_new_value(w, call->value);
 	call->has_token = chance(w, 500000);
 	call->token = c->seen_token;
 	c->seen_token = 0;
@@ -501,12 +538,20 @@ static enum role choose(struct world *w, unsigned i, unsigned dice, enum op_kind
 	return ROLE_STRANGER;
 }
 
+static unsigned node_to_ask(struct world *w, unsigned i)
+{
+	unsigned home = i < w->swarm.writers ? w->swarm.writers_home : w->swarm.lockers_home;
+	if (home != 0)
+		return home;
+	return 1 + (w->swarm.homes ? i % w->nodes : (unsigned)below(w, w->nodes));
+}
+
 void client_wake(struct world *w, unsigned i)
 {
 	struct client *c = &w->client[i];
 	if (w->calm || c->probe || c->call != NO_CALL)
 		return;
-	unsigned id = 1 + (w->swarm.homes ? i % w->n : (unsigned)below(w, w->n));
+	unsigned id = node_to_ask(w, i);
 	unsigned dice = (unsigned)below(w, 100);
 	enum op_kind kind = OP_LOCK;
 	enum role role = choose(w, i, dice, &kind);

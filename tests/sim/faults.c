@@ -2,91 +2,10 @@
  * by (Groce et al., Swarm Testing, 2012), and this makes them. */
 #include "sim.h"
 
-enum fault {
-	FAULT_RESET, /* a link breaks and is made again */
-	FAULT_CUT,   /* one way or both, one link or a whole node, until mended */
-	FAULT_CLOG,  /* a direction stands still for a while */
-	FAULT_CRASH,
-	FAULT_STORM, /* several crashes of one node after another */
-	FAULT_ALL_CRASH,
-	FAULT_PAUSE,
-	FAULT_SLOW,
-	FAULT_RATE,
-	FAULT_WALL,
-	FAULT_CLIENT, /* a client's clock */
-	FAULT_STALL,  /* all nodes stand still */
-	FAULT_STOP,   /* a node is stopped in good order */
-	FAULT_MISSED, /* a node believes that it has missed something */
-	FAULTS,
-};
-
-static unsigned some(struct world *w, unsigned bound)
-{
-	return chance(w, 500000) ? 0 : (unsigned)below(w, bound);
-}
-
-/* One key, messages that are fast or slow by kind and receiver, and nothing else that takes time.
- */
-static void drill_common(struct world *w)
-{
-	struct swarm *s = &w->swarm;
-	w->keys = 1;
-	memset(s->weight, 0, sizeof s->weight);
-	for (unsigned to = 1; to <= w->n; to++)
-		s->slow_types[to] =
-			(uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX));
-	s->slow_type_ppm = 300000 + (unsigned)below(w, 700000);
-	s->loss_ppm = s->lost_type_ppm = s->tail_ppm = 0;
-	s->midcrash_ppm = s->vote_crash_ppm = s->told_crash_ppm = 0;
-	s->jitter_ns = s->delay_ns;
-	s->think_ns = 10000 + below(w, 5 * MS);
-	s->narrow_ppm = some(w, 1000000);
-	s->registers = false;
-}
-
-/* Writers and holders of one lock, with leases of a few attempts. */
-static void drill_values(struct world *w)
-{
-	struct swarm *s = &w->swarm;
-	drill_common(w);
-	s->heirs = true;
-	s->writers = 1 + (unsigned)below(w, w->clients);
-	s->read_percent = (unsigned)below(w, 100);
-	s->mistake_ppm = 0;
-	s->weight[FAULT_CRASH] = (unsigned)below(w, 2);
-	s->fault_ns = w->node[1].cfg.attempt_ms * MS * (2 + below(w, 20));
-	s->quick_starts = true;
-}
-
-/* Nodes that end right after they have said something, and are back at once. */
-static void drill_restarts(struct world *w)
-{
-	struct swarm *s = &w->swarm;
-	drill_common(w);
-	s->quick_starts = true;
-	s->files = true;
-	s->bad_disks = s->lossy_files = false;
-	s->vote_crash_ppm = 1000 + (unsigned)below(w, 50000);
-	s->told_crash_ppm = (unsigned)below(w, 50000);
-	s->read_percent = 20 + (unsigned)below(w, 80);
-}
-
-static void drill_choose(struct world *w)
-{
-	unsigned dice = (unsigned)below(w, 10);
-	bool drawn = w->opt->drill == DRILL_BY_SEED;
-	if (w->opt->drill == DRILL_VALUES || (drawn && dice == 0))
-		drill_values(w);
-	else if (w->opt->drill == DRILL_RESTARTS || (drawn && dice == 1))
-		drill_restarts(w);
-	w->swarm.weights = 0;
-	for (unsigned i = 0; i < FAULTS; i++)
-		w->swarm.weights += w->swarm.weight[i];
-}
-
 void swarm_choose(struct world *w)
 {
-	static const unsigned weight_max[FAULTS] = {20, 20, 10, 4, 2, 1, 20, 5, 20, 5, 20, 2, 4, 4};
+	static const unsigned weight_max[FAULTS] = {
+		20, 20, 10, 4, 2, 1, 20, 5, 20, 5, 20, 2, 4, 4, 5};
 	struct swarm *s = &w->swarm;
 	uint64_t attempt_ns = w->node[1].cfg.attempt_ms * MS;
 	s->loss_ppm = some(w, chance(w, 200000) ? 300000 : 50000);
@@ -103,9 +22,8 @@ void swarm_choose(struct world *w)
 	s->lost_reply = chance(w, 500000);
 	s->lost_type_ppm = chance(w, 400000) ? (unsigned)below(w, 1000000) : 0;
 	bool slow = chance(w, 500000);
-	for (unsigned to = 1; slow && to <= w->n; to++)
-		s->slow_types[to] =
-			(uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX));
+	for (unsigned to = 1; slow && to <= w->nodes; to++)
+		s->slow_types[to] = some_types(w);
 	s->slow_type_ppm = (unsigned)below(w, 1000000);
 	s->old_stream_ppm = some(w, 1000000);
 	s->late_replies = chance(w, 500000);
@@ -132,8 +50,11 @@ void swarm_choose(struct world *w)
 	s->registers = chance(w, 200000);
 	s->writers = s->registers || chance(w, 300000) ? (unsigned)below(w, w->clients) : 0;
 	s->heirs = s->writers > 0 && chance(w, 500000);
+	s->back_ppm = s->heirs ? 0 : some(w, 300000);
 	s->homes = chance(w, 300000);
-	drill_choose(w);
+	drill_shape(w);
+	for (unsigned i = 0; i < FAULTS; i++)
+		s->weights += s->weight[i];
 }
 
 /* slow <= RAW <= fast, RAW within rho; slewing moves BOOTTIME only (protocol.md 2.1). */
@@ -159,7 +80,7 @@ static void next_fault(struct world *w)
 
 void faults_start(struct world *w)
 {
-	for (unsigned id = 1; id <= w->n; id++) {
+	for (unsigned id = 1; id <= w->nodes; id++) {
 		struct node *n = &w->node[id];
 		n->slow = n->fast = n->mclk = (struct clock){.at = w->now, .own = n->time.slow_ns};
 		n->fast.own = n->time.fast_ns;
@@ -174,6 +95,11 @@ static uint64_t some_time(struct world *w)
 {
 	uint64_t lease = w->node[1].cfg.max_lease_ms * MS;
 	return MS + below(w, 3 * lease >> below(w, 8));
+}
+
+static unsigned some_node(struct world *w)
+{
+	return 1 + (unsigned)below(w, w->nodes);
 }
 
 static void cut(struct world *w, unsigned a, unsigned b)
@@ -192,21 +118,32 @@ static void cut(struct world *w, unsigned a, unsigned b)
 static void cut_some(struct world *w, unsigned a)
 {
 	if (chance(w, 400000)) {
-		for (unsigned b = 1; b <= w->n; b++)
+		for (unsigned b = 1; b <= w->nodes; b++)
 			cut(w, a, b);
 	} else {
-		cut(w, a, 1 + (unsigned)below(w, w->n));
+		cut(w, a, some_node(w));
 	}
 }
 
 static void pause_node(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
-	if (!n->up)
+	if (!n->up || n->slow.at > w->now)
 		return;
 	n->paused_until = w->now + some_time(w);
 	TRACE(w, "%u stands still for %llu us", id,
 		(unsigned long long)((n->paused_until - w->now) / 1000));
+}
+
+static void suspend_host(struct world *w, unsigned id)
+{
+	struct node *n = &w->node[id];
+	if (!n->up || n->paused_until > w->now)
+		return;
+	pause_node(w, id);
+	n->slow.own = clock_read(&n->slow, w->now);
+	n->slow.at = n->paused_until;
+	clients_suspended(w, id, n->paused_until - w->now);
 }
 
 static void crash_all(struct world *w)
@@ -226,7 +163,7 @@ static void break_link(struct world *w, unsigned a, unsigned b)
 
 static void make(struct world *w, enum fault kind)
 {
-	unsigned id = 1 + (unsigned)below(w, w->n), other = 1 + (unsigned)below(w, w->n);
+	unsigned id = some_node(w), other = some_node(w);
 	struct node *n = &w->node[id];
 	struct client *c = &w->client[below(w, w->clients)];
 	int rho = w->swarm.drift_ppm;
@@ -244,7 +181,7 @@ static void make(struct world *w, enum fault kind)
 		node_crash(w, id);
 		break;
 	case FAULT_STORM:
-		for (unsigned i = 0; i < w->n; i++)
+		for (unsigned i = 0; i < w->nodes; i++)
 			if (chance(w, 500000))
 				node_crash(w, 1 + i);
 		break;
@@ -269,7 +206,7 @@ static void make(struct world *w, enum fault kind)
 		clock_set_rate(&c->clock, w->now, (int)below(w, (uint64_t)(2 * rho + 1)) - rho);
 		break;
 	case FAULT_STALL:
-		for (unsigned i = 1; i <= w->n; i++)
+		for (unsigned i = 1; i <= w->nodes; i++)
 			pause_node(w, i);
 		break;
 	case FAULT_STOP:
@@ -278,6 +215,9 @@ static void make(struct world *w, enum fault kind)
 	case FAULT_MISSED:
 		if (n->up && n->paused_until <= w->now && !w->shard_level)
 			node_step(w, id, &(struct event){.type = EV_MISSED}, -1);
+		break;
+	case FAULT_SUSPEND:
+		suspend_host(w, id);
 		break;
 	case FAULTS:
 		break;
@@ -304,13 +244,13 @@ void faults_heal(struct world *w)
 	w->calm = true;
 	memset(w->cut, 0, sizeof w->cut);
 	memset(w->clogged_until, 0, sizeof w->clogged_until);
-	for (unsigned id = 1; id <= w->n; id++) {
-		w->node[id].paused_until = 0;
+	for (unsigned id = 1; id <= w->nodes; id++) {
+		node_wake(w, id);
 		w->node[id].slow_ns = 0;
 		new_rate(w, id);
 		if (!w->node[id].up)
 			node_start(w, id);
 	}
-	for (unsigned id = 1; id <= w->n; id++)
+	for (unsigned id = 1; id <= w->nodes; id++)
 		net_link_all(w, id);
 }

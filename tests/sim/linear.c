@@ -217,23 +217,55 @@ static void add_done(const struct record *r)
 	}
 }
 
-static void add_maybe(const struct world *w, const struct record *r)
+static bool is_maybe(const struct record *r, unsigned k, uint8_t kind)
+{
+	return r->key == k && r->optional && r->kind == kind;
+}
+
+/* A write that was seen makes the one that it was written over matter, and values may come back. */
+static void use_bases(const struct history *h, unsigned k)
+{
+	for (bool more = true; more;) {
+		more = false;
+		for (uint32_t i = h->records; i-- > 0;) {
+			const struct record *r = &h->record[i];
+			if (!is_maybe(r, k, OP_UPDATE) || last_use[r->new_value] < r->begin ||
+				last_use[r->value] >= last_use[r->new_value])
+				continue;
+			used(r->value, last_use[r->new_value]);
+			more = true;
+		}
+	}
+}
+
+static void add_maybe_release(const struct world *w, const struct record *r)
 {
 	uint64_t lease_ns =
 		w->node[1].cfg.max_lease_ms * MS * 4 / 3 + 4 * w->node[1].cfg.attempt_ms * MS;
-	if (r->kind == OP_UPDATE && last_use[r->new_value] >= r->begin) {
+	struct step *p = step_add(STEP_MAYBE_RELEASE, r);
+	uint64_t last = last_use[r->value] > r->begin ? last_use[r->value] : r->begin;
+	p->optional = true;
+	p->end = last + lease_ns;
+	used(r->value, p->end); /* what wrote it matters (seed 822) */
+	steps[n_steps] = *p;
+	steps[n_steps++].kind = STEP_PART_RELEASE;
+}
+
+static void add_maybes(const struct world *w, unsigned k)
+{
+	const struct history *h = &w->history;
+	use_bases(h, k);
+	for (uint32_t i = h->records; i-- > 0;)
+		if (is_maybe(&h->record[i], k, OP_RELEASE))
+			add_maybe_release(w, &h->record[i]);
+	use_bases(h, k);
+	for (uint32_t i = h->records; i-- > 0;) {
+		const struct record *r = &h->record[i];
+		if (!is_maybe(r, k, OP_UPDATE) || last_use[r->new_value] < r->begin)
+			continue;
 		struct step *p = step_add(STEP_MAYBE_UPDATE, r);
 		p->optional = true;
 		p->end = last_use[r->new_value];
-		used(r->value, p->end);
-	} else if (r->kind == OP_RELEASE) {
-		struct step *p = step_add(STEP_MAYBE_RELEASE, r);
-		uint64_t last = last_use[r->value] > r->begin ? last_use[r->value] : r->begin;
-		p->optional = true;
-		p->end = last + lease_ns;
-		used(r->value, p->end); /* what wrote it matters (seed 822) */
-		steps[n_steps] = *p;
-		steps[n_steps++].kind = STEP_PART_RELEASE;
 	}
 }
 
@@ -338,11 +370,7 @@ static uint32_t collect(const struct world *w, unsigned k)
 	for (uint32_t i = 0; i < w->history.records; i++)
 		if (w->history.record[i].key == k && !w->history.record[i].optional)
 			add_done(&w->history.record[i]);
-	/* From the last one: a write that was seen makes the one that it was written over matter.
-	 */
-	for (uint32_t i = w->history.records; i-- > 0;)
-		if (w->history.record[i].key == k && w->history.record[i].optional)
-			add_maybe(w, &w->history.record[i]);
+	add_maybes(w, k);
 	uint32_t end = n_steps;
 	add_ghosts(w, k);
 	if (w->shard_level)

@@ -64,13 +64,23 @@ static void lock(struct world *w, unsigned i, unsigned node, unsigned k, uint64_
 	lock_for(w, i, node, k, wait_ms, short_ttl_ms(w));
 }
 
+/* Until it has been answered, perhaps after a ceiling was raised, and what it was told is over. */
+static void until_over(struct world *w, unsigned i)
+{
+	const struct client *c = &w->client[i];
+	while (!w->over && (c->call < CALLS_MAX || client_believes(w, c)))
+		run_for(w, MS);
+}
+
 /* Every node can lock every key. */
 static void lock_everything(struct world *w, uint64_t round_ns)
 {
-	for (unsigned i = 0; i < w->keys * w->n && !w->over; i++) {
+	for (unsigned i = 0; i < w->keys * w->nodes && !w->over; i++) {
 		unsigned node = 1 + i / w->keys, k = i % w->keys;
 		lock(w, 0, node, k, 0);
-		run_for(w, round_ns + short_ttl_ms(w) * 5 / 4 * MS + 20 * MS);
+		run_for(w, round_ns);
+		until_over(w, 0);
+		run_for(w, short_ttl_ms(w) / 4 * MS + 20 * MS);
 		if (!w->over && w->client[0].outcome != OUT_OK)
 			violation(w, RUN_STUCK,
 				"blocked: key %u is free and node %u cannot lock it: "
@@ -115,7 +125,7 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 			call->wait_ms = wait_ms;
 			call_send(w, call);
 		} else {
-			lock(w, i, 1 + (unsigned)below(w, w->n), k, wait_ms);
+			lock(w, i, 1 + (unsigned)below(w, w->nodes), k, wait_ms);
 		}
 	}
 	run_for(w, round_ns);
@@ -139,7 +149,7 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 
 static void nothing_left(struct world *w)
 {
-	for (unsigned id = 1; id <= w->n && !w->over; id++) {
+	for (unsigned id = 1; id <= w->nodes && !w->over; id++) {
 		struct engine *e = w->node[id].engine;
 		struct engine_stats s;
 		/* What the last step disposed of goes back with the next. */
@@ -223,7 +233,7 @@ static void no_promise_stays(struct world *w, uint64_t round_ns)
 {
 	unsigned k = (unsigned)below(w, w->keys), rivals = w->clients < 6 ? w->clients : 6;
 	for (unsigned i = 0; i < rivals && !w->over; i++)
-		lock_for(w, i, 1 + i % w->n, k, 0, long_ttl_ms(w));
+		lock_for(w, i, 1 + i % w->nodes, k, 0, long_ttl_ms(w));
 	run_for(w, round_ns + 12 * w->node[1].cfg.attempt_ms * MS);
 	for (unsigned id = 1; id <= w->n && !w->over; id++) {
 		struct engine_stats s;

@@ -45,12 +45,13 @@ static void send_one(struct world *w, unsigned from, unsigned to, const struct m
 		memcpy(mail->data + m->value.len, m->name.p, m->name.len);
 	bool slow = !w->calm && (w->swarm.slow_types[to] >> m->type & 1) != 0 &&
 		    chance(w, w->swarm.slow_type_ppm);
-	uint64_t more = slow ? below(w, w->node[to].cfg.attempt_ms * MS) : 0;
+	uint64_t attempt_us = w->node[to].cfg.attempt_ms * 1000, from_ppm = w->swarm.slow_from_ppm;
+	uint64_t more = slow ? attempt_us * (from_ppm + below(w, 1000000 - from_ppm)) / 1000 : 0;
 	world_push(w, w->now + net_delay(w, to) + more, ITEM_MSG, to, at, 0);
 }
 
 /* Any message; or, in some runs, nearly all of one kind. */
-static bool is_lost(struct world *w, const struct msg *m)
+static bool is_lost(struct world *w, unsigned to, const struct msg *m)
 {
 	const struct swarm *s = &w->swarm;
 	if (w->calm)
@@ -58,14 +59,15 @@ static bool is_lost(struct world *w, const struct msg *m)
 	bool reply = m->type == MSG_REPLY;
 	uint8_t type = reply ? m->req_type : m->type;
 	unsigned ppm = type == s->lost_type && reply == s->lost_reply ? s->lost_type_ppm : 0;
-	return chance(w, s->loss_ppm) || chance(w, ppm);
+	unsigned here_ppm = s->lost_types[to] >> m->type & 1 ? s->lost_types_ppm : 0;
+	return chance(w, s->loss_ppm) || chance(w, ppm) || chance(w, here_ppm);
 }
 
 void net_post(struct world *w, unsigned from, unsigned to, const struct msg *m)
 {
 	const struct node *n = &w->node[from];
 	/* The shard skips a node that it has no link to. */
-	if (n->linked[to] == 0 || w->cut[from][to] || is_lost(w, m)) {
+	if (n->linked[to] == 0 || w->cut[from][to] || is_lost(w, to, m)) {
 		w->sums.lost++;
 		return;
 	}
@@ -192,6 +194,6 @@ void net_link(struct world *w, unsigned a, unsigned b, bool up)
 
 void net_link_all(struct world *w, unsigned id)
 {
-	for (unsigned k = 1; k <= w->n; k++)
+	for (unsigned k = 1; k <= w->nodes; k++)
 		net_link(w, id, k, true);
 }

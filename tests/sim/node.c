@@ -80,18 +80,28 @@ static void send_round(struct world *w, unsigned id, const struct effect *f)
 			net_post(w, id, f->send.to[k], &f->send.msg);
 }
 
+/* What it has voted for; a coordinator votes itself as it asks. 0: nothing. */
+static uint8_t vote_of(const struct world *w, unsigned id, const struct effect *f)
+{
+	static const uint32_t asks = 1u << MSG_TRYLOCK | 1u << MSG_RELEASE | 1u << MSG_EXTEND |
+				     1u << MSG_PREPARE | 1u << MSG_ACCEPT;
+	const struct msg *m = &f->send.msg;
+	if (f->type != FX_SEND)
+		return 0;
+	if (m->type != MSG_REPLY)
+		return is_master(w, id) && (asks >> m->type & 1) ? m->type : 0;
+	return m->verdict == VERDICT_ACK || m->verdict == VERDICT_PROMISE ? m->req_type : 0;
+}
+
 /* The worst moments to die: right after a vote, and right after a client was told. */
-static bool dies_now(struct world *w)
+static bool dies_now(struct world *w, unsigned id)
 {
 	bool voted = false, told = false;
 	for (unsigned i = 0; i < w->fx.n; i++) {
 		const struct effect *f = &w->fx.v[i];
 		told |= f->type == FX_REPLY && f->reply.outcome == OUT_OK;
-		bool vote = f->type == FX_SEND && f->send.msg.type == MSG_REPLY &&
-			    (f->send.msg.verdict == VERDICT_ACK ||
-				    f->send.msg.verdict == VERDICT_PROMISE);
-		voted |= vote &&
-			 (w->swarm.vote_type == 0 || w->swarm.vote_type == f->send.msg.req_type);
+		uint8_t vote = vote_of(w, id, f);
+		voted |= vote != 0 && (w->swarm.vote_type == 0 || w->swarm.vote_type == vote);
 	}
 	return !w->calm && (chance(w, voted ? w->swarm.vote_crash_ppm : 0) ||
 				   chance(w, told ? w->swarm.told_crash_ppm : 0));
@@ -153,7 +163,7 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 		check_node(w, id);
 	if (w->over)
 		return;
-	bool ends = cut == UINT32_MAX && dies_now(w);
+	bool ends = cut == UINT32_MAX && dies_now(w, id);
 	if (ends && chance(w, w->swarm.orderly_ppm))
 		node_stop(w, id);
 	else if (ends || cut != UINT32_MAX)
@@ -237,10 +247,18 @@ static void set_out(struct world *w, unsigned id, enum restart_kind kind)
 	restart_init(&n->restart, &cfg);
 }
 
+void node_wake(struct world *w, unsigned id)
+{
+	struct node *n = &w->node[id];
+	n->paused_until = 0;
+	if (n->slow.at > w->now)
+		n->slow.at = w->now;
+}
+
 void node_first_boot(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
-	n->has_file = w->swarm.files;
+	n->has_file = w->swarm.files && is_master(w, id);
 	if (n->has_file) {
 		n->durable_n = ceiling_above(node_wall_n(w, id));
 		n->disk.slot[0] =
@@ -263,8 +281,8 @@ void node_start(struct world *w, unsigned id)
 	disk_forget_clean(&n->disk);
 	if (n->has_file)
 		n->durable_n = n->loaded_n;
+	node_wake(w, id);
 	begin(w, id);
-	n->paused_until = 0;
 	set_out(w, id, n->after_life != 0 ? RESTART_CLEAN : RESTART_EMPTY);
 	n->old_file = n->after_life != 0 && n->after_life != n->life - 1;
 	w->sums.clean_starts += n->after_life != 0;
@@ -337,7 +355,7 @@ static void begin_to_vote(struct world *w, unsigned id, uint64_t floor_n)
 void node_control(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
-	if (!n->up || n->restart.status == NODE_ACTIVE)
+	if (!n->up || n->restart.status == NODE_ACTIVE || !is_master(w, id))
 		return;
 	node_clocks(w, id);
 	distrust_in_vain(w, id);
@@ -387,7 +405,7 @@ static void fall(struct world *w, unsigned id)
 	shard_end(w, id);
 	disk_crash(w, id);
 	client_node_died(w, id);
-	for (unsigned k = 1; k <= w->n; k++) {
+	for (unsigned k = 1; k <= w->nodes; k++) {
 		w->stream[id][k]++;
 		w->stream[k][id]++;
 		if (w->node[k].linked[id] == 0)

@@ -36,8 +36,11 @@ static const char help[] =
 	"  --nodes 3|4|5    masters (the seed chooses)\n"
 	"  --events N       events of a run before everything is healed (100000)\n"
 	"  --level LEVEL    engine, or shard: shards and their streams as well (the seed chooses)\n"
-	"  --drill WHAT     no mix of faults but those that try writes of one lock (values) or\n"
-	"                   restarts hardest (one seed in ten each)\n"
+	"  --drill NAME     no mix of faults, but one made for a part of the protocol: values, "
+	"restarts,\n"
+	"                   aside, scattered, forgetful, early-end (drill.c; one seed in five "
+	"draws "
+	"one)\n"
 	"  --trace          when a run fails, tell what happened last\n"
 	"  --trace-lines N  ... in that many lines (30, at most 65536)\n"
 	"  --history FILE   write what clients asked and heard, for another judge\n"
@@ -74,9 +77,10 @@ static enum level level_of(const char *text)
 
 static enum drill drill_of(const char *text)
 {
-	if (strcmp(text, "values") != 0 && strcmp(text, "restarts") != 0)
-		usage("--drill is values or restarts, not ", text);
-	return *text == 'v' ? DRILL_VALUES : DRILL_RESTARTS;
+	enum drill drill = drill_named(text);
+	if (drill == DRILL_NONE)
+		usage("there is no such drill: ", text);
+	return drill;
 }
 
 static _Noreturn void say(bool mutants)

@@ -13,7 +13,7 @@
 #include "node/restart.h"
 
 enum {
-	NODES_MAX = 5,
+	NODES_MAX = 6, /* five masters, and one that only coordinates */
 	KEYS_MAX = 8,
 	CLIENTS_MAX = 16,
 	CALLS_MAX = 256,
@@ -31,7 +31,16 @@ enum verdict_of_run { RUN_OK = 0, RUN_USAGE = 1, RUN_UNSAFE = 2, RUN_STUCK = 3, 
 enum level { LEVEL_BY_SEED, LEVEL_ENGINE, LEVEL_SHARD };
 
 /* A mix of faults that is not drawn but made for one part of the protocol. */
-enum drill { DRILL_BY_SEED, DRILL_VALUES, DRILL_RESTARTS };
+enum drill {
+	DRILL_BY_SEED,
+	DRILL_VALUES,
+	DRILL_RESTARTS,
+	DRILL_ASIDE,
+	DRILL_SCATTERED,
+	DRILL_FORGETFUL,
+	DRILL_EARLY_END,
+	DRILL_NONE
+};
 
 struct options {
 	uint64_t seed, runs, events;
@@ -48,7 +57,7 @@ struct options {
 
 /* A clock with a rate of its own. */
 struct clock {
-	uint64_t at, own; /* at the true time `at` it showed `own` */
+	uint64_t at, own; /* at the true time `at` it showed `own`; until then it stands still */
 	int rate_ppm;
 };
 
@@ -86,7 +95,9 @@ struct swarm {
 	bool lost_reply;
 	unsigned lost_type_ppm;
 	uint32_t slow_types[NODES_MAX + 1]; /* by receiver, a bit a type: these take up to T_att */
-	unsigned slow_type_ppm;
+	unsigned slow_type_ppm, slow_from_ppm; /* how many; the least delay, of T_att */
+	uint32_t lost_types[NODES_MAX + 1];    /* the same: these do not arrive */
+	unsigned lost_types_ppm;
 	bool quick_starts;                       /* a crashed node is back at once */
 	unsigned narrow_ppm;                     /* a round that reaches no more than a majority */
 	uint8_t vote_type;                       /* enum msg_type; 0: any */
@@ -103,8 +114,11 @@ struct swarm {
 	unsigned orderly_ppm; /* of the nodes that end right after a vote or an answer: stopped */
 	bool heirs;           /* who writes over a value holds the lock from then on */
 	unsigned writers;     /* clients that only read and write over what others hold */
+	unsigned back_ppm;    /* a writer writes what the lock was taken with */
+	bool even_ttl;        /* all leases are of one length */
 	bool registers;       /* locks are kept, and written over again and again */
 	bool homes;           /* clients ask the same node always */
+	unsigned lockers_home, writers_home; /* which; 0: by the number of the client */
 };
 
 /* ---- nodes ---- */
@@ -260,6 +274,8 @@ struct world {
 	struct prng rng;
 	struct swarm swarm;
 	unsigned n, majority, keys, clients;
+	unsigned nodes; /* the masters, from 1 on, and perhaps one that only coordinates */
+	enum drill drill;
 	bool calm; /* no more faults */
 	bool shard_level;
 	bool tokens_exempt; /* a state file was lost or is an old copy: nothing vouches for tokens
@@ -298,7 +314,7 @@ static inline bool chance(struct world *w, unsigned ppm)
 
 static inline uint64_t clock_read(const struct clock *c, uint64_t now)
 {
-	int64_t d = (int64_t)(now - c->at);
+	int64_t d = now > c->at ? (int64_t)(now - c->at) : 0;
 	return c->own + (uint64_t)(d + d * c->rate_ppm / 1000000);
 }
 
@@ -337,6 +353,12 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key);
 void node_timer(struct world *w, const struct item *it);
 void node_start(struct world *w, unsigned id);
 void node_first_boot(struct world *w, unsigned id);
+/* A pause ends. */
+void node_wake(struct world *w, unsigned id);
+static inline bool is_master(const struct world *w, unsigned id)
+{
+	return id <= w->n;
+}
 void node_crash(struct world *w, unsigned id);
 /* Stop in good order: SIGTERM, and a start some time later. */
 void node_stop(struct world *w, unsigned id);
@@ -375,6 +397,8 @@ void client_node_died(struct world *w, unsigned id);
 void client_stream_ended(struct world *w, unsigned id, uint64_t serial);
 /* An operation that should have been answered by now is lost. */
 void clients_overdue(struct world *w, unsigned id);
+/* Its host is suspended for so long, which RELEASE does not count: it waits on the slow clock. */
+void clients_suspended(struct world *w, unsigned id, uint64_t ns);
 bool client_believes(const struct world *w, const struct client *c);
 /* Others than its owner have used this value: they may have released the lock already. */
 bool client_shared(const struct world *w, uint32_t value);
@@ -384,6 +408,44 @@ uint32_t client_new_value(struct world *w, uint32_t from);
 struct call *ask_new(struct world *w, unsigned client, unsigned node, enum op_kind kind);
 void call_send(struct world *w, struct call *call);
 void ask_free(struct world *w, struct call *call);
+
+enum fault {
+	FAULT_RESET, /* a link breaks and is made again */
+	FAULT_CUT,   /* one way or both, one link or a whole node, until mended */
+	FAULT_CLOG,  /* a direction stands still for a while */
+	FAULT_CRASH,
+	FAULT_STORM, /* several crashes of one node after another */
+	FAULT_ALL_CRASH,
+	FAULT_PAUSE,
+	FAULT_SLOW,
+	FAULT_RATE,
+	FAULT_WALL,
+	FAULT_CLIENT,  /* a client's clock */
+	FAULT_STALL,   /* all nodes stand still */
+	FAULT_STOP,    /* a node is stopped in good order */
+	FAULT_MISSED,  /* a node believes that it has missed something */
+	FAULT_SUSPEND, /* a host: RAW stands still, BOOTTIME goes on */
+	FAULTS,
+};
+
+/* ---- drill.c ---- */
+void drill_choose(struct world *w);
+/* Makes the swarm what the drill wants, whatever was drawn. */
+void drill_shape(struct world *w);
+/* DRILL_NONE: there is none of that name. */
+enum drill drill_named(const char *name);
+
+/* Half of the time nothing at all. */
+static inline unsigned some(struct world *w, unsigned bound)
+{
+	return chance(w, 500000) ? 0 : (unsigned)below(w, bound);
+}
+
+/* About a quarter of all types. */
+static inline uint32_t some_types(struct world *w)
+{
+	return (uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX));
+}
 
 /* ---- faults.c ---- */
 void faults_start(struct world *w);

@@ -56,7 +56,7 @@ static struct item pop(struct world *w)
 void clock_set_rate(struct clock *c, uint64_t now, int rate_ppm)
 {
 	c->own = clock_read(c, now);
-	c->at = now;
+	c->at = now > c->at ? now : c->at;
 	c->rate_ppm = rate_ppm;
 }
 
@@ -161,14 +161,14 @@ void world_run(struct world *w, uint64_t until, uint64_t max_events)
 static void engine_configs(struct world *w)
 {
 	static const uint32_t attempts_ms[] = {20, 50, 100, 250, 1000};
-	uint32_t attempt_ms = attempts_ms[below(w, 5)];
+	uint32_t attempt_ms = attempts_ms[w->drill == DRILL_NONE ? below(w, 5) : 1 + below(w, 4)];
 	uint32_t max_lease_ms =
 		2 * attempt_ms + 50 + (uint32_t)below(w, chance(w, 200000) ? 10000 : 1000);
 	uint32_t drift_ppm = chance(w, 500000) ? 1000 : 20000;
 	w->swarm.drift_ppm = w->opt->lie_ppm != 0 ? (int)w->opt->lie_ppm : (int)drift_ppm;
 	w->swarm.ttl_ms = max_lease_ms;
 	w->swarm.tail_ns = below(w, 10 * attempt_ms * MS);
-	for (unsigned id = 1; id <= w->n; id++) {
+	for (unsigned id = 1; id <= w->nodes; id++) {
 		struct engine_config *c = &w->node[id].cfg;
 		*c = (struct engine_config){.self = (uint8_t)id,
 			.n_masters = (uint8_t)w->n,
@@ -191,6 +191,8 @@ static void build(struct world *w)
 {
 	w->n = w->opt->nodes != 0 ? w->opt->nodes : below(w, 3) != 0 ? 3 : below(w, 4) == 0 ? 4 : 5;
 	w->majority = w->n / 2 + 1;
+	drill_choose(w);
+	w->nodes = w->n + (!w->shard_level && chance(w, w->drill == DRILL_NONE ? 300000 : 700000));
 	w->keys = 1 + (unsigned)below(w, chance(w, 500000) ? 2 : KEYS_MAX);
 	w->clients = 2 + (unsigned)below(w, CLIENTS_MAX - 1);
 	for (unsigned k = 0; k < w->keys; k++) {
@@ -201,10 +203,10 @@ static void build(struct world *w)
 	engine_configs(w);
 	swarm_choose(w);
 	net_init(w);
-	for (unsigned id = 1; id <= w->n; id++)
+	for (unsigned id = 1; id <= w->nodes; id++)
 		node_first_boot(w, id);
-	for (unsigned a = 1; a <= w->n; a++)
-		for (unsigned b = a + 1; b <= w->n; b++)
+	for (unsigned a = 1; a <= w->nodes; a++)
+		for (unsigned b = a + 1; b <= w->nodes; b++)
 			net_link(w, a, b, true);
 	clients_init(w);
 	faults_start(w);
@@ -245,7 +247,7 @@ enum verdict_of_run world_simulate(struct world *w, const struct options *opt, u
 	w->history.closed = true;
 	if (!w->over)
 		linear_check(w);
-	for (unsigned id = 1; id <= w->n; id++)
+	for (unsigned id = 1; id <= w->nodes; id++)
 		shard_end(w, id);
 	w->sums.runs++;
 	w->sums.events += w->events;
