@@ -55,6 +55,7 @@ static void values(struct world *w)
 	s->read_percent = (unsigned)below(w, 100);
 	s->weight[FAULT_CRASH] = (unsigned)below(w, 2);
 	s->fault_ns = w->node[1].cfg.attempt_ms * MS * (2 + below(w, 20));
+	s->slow_most_ppm = chance(w, 300000) ? 4000000 : 1000000;
 }
 
 /* Nodes that end right after they have said something, and are back at once. */

@@ -25,6 +25,7 @@ void swarm_choose(struct world *w)
 	for (unsigned to = 1; slow && to <= w->nodes; to++)
 		s->slow_types[to] = some_types(w);
 	s->slow_type_ppm = (unsigned)below(w, 1000000);
+	s->slow_most_ppm = 1000000;
 	s->old_stream_ppm = some(w, 1000000);
 	s->late_replies = chance(w, 500000);
 	s->delay_ns = 20000 + below(w, attempt_ns / 20);

@@ -27,6 +27,8 @@ DRILLED = {
     "update-short": "aside", "update-late": "aside", "release-shadowed": "aside",
     "extend-versions": "scattered", "hearsay-counts": "forgetful", "sync-promiseless": "forgetful",
     "read-any-absent": "early-end", "never-seen": "early-end", "restart-no-wait": "restarts",
+    "tomb-short": "restarts", "heal-no-wait": "aside", "extend-late": "values",
+    "extend-unconfirming": "values",
 }
 STATUS = {2: "safety", 3: "liveness", 4: "crash"}
 

@@ -46,8 +46,9 @@ static void send_one(struct world *w, unsigned from, unsigned to, const struct m
 	bool slow = !w->calm && (w->swarm.slow_types[to] >> m->type & 1) != 0 &&
 		    chance(w, w->swarm.slow_type_ppm);
 	uint64_t attempt_us = w->node[to].cfg.attempt_ms * 1000, from_ppm = w->swarm.slow_from_ppm;
-	uint64_t more = slow ? attempt_us * (from_ppm + below(w, 1000000 - from_ppm)) / 1000 : 0;
-	world_push(w, w->now + net_delay(w, to) + more, ITEM_MSG, to, at, 0);
+	uint64_t more_ppm = slow ? from_ppm + below(w, w->swarm.slow_most_ppm - from_ppm) : 0;
+	world_push(
+		w, w->now + net_delay(w, to) + attempt_us * more_ppm / 1000, ITEM_MSG, to, at, 0);
 }
 
 /* Any message; or, in some runs, nearly all of one kind. */

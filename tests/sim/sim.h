@@ -94,8 +94,9 @@ struct swarm {
 	uint8_t lost_type; /* enum msg_type; of a reply: of its request */
 	bool lost_reply;
 	unsigned lost_type_ppm;
-	uint32_t slow_types[NODES_MAX + 1]; /* by receiver, a bit a type: these take up to T_att */
-	unsigned slow_type_ppm, slow_from_ppm; /* how many; the least delay, of T_att */
+	uint32_t slow_types[NODES_MAX + 1];    /* by receiver, a bit a type: these take long */
+	unsigned slow_type_ppm;                /* of them */
+	unsigned slow_from_ppm, slow_most_ppm; /* delay, of T_att */
 	uint32_t lost_types[NODES_MAX + 1];    /* the same: these do not arrive */
 	unsigned lost_types_ppm;
 	bool quick_starts;                       /* a crashed node is back at once */
