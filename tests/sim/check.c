@@ -197,7 +197,7 @@ void check_node(struct world *w, unsigned id)
 
 void check_all(struct world *w)
 {
-	for (unsigned id = 1; id <= w->n && !w->over; id++) {
+	for (unsigned id = 1; id <= w->nodes && !w->over; id++) {
 		if (!w->node[id].up)
 			continue;
 		node_clocks(w, id);

@@ -34,6 +34,11 @@ uint32_t client_new_value(struct world *w, uint32_t from)
 	return value;
 }
 
+uint32_t client_first_value(uint32_t value)
+{
+	return root[value % ROOTS];
+}
+
 bool client_shared(const struct world *w, uint32_t value)
 {
 	uint32_t of = root[value % ROOTS];
@@ -238,7 +243,7 @@ void clients_suspended(struct world *w, unsigned id, uint64_t ns)
 	for (unsigned i = 0; i < CALLS_MAX; i++)
 		if (w->call[i].state == CALL_RUNS && w->call[i].node == id &&
 			w->call[i].kind == OP_RELEASE)
-			w->call[i].deadline_fast += ns + ns / 10;
+			w->call[i].deadline_fast += ns + ns / 4; /* the fast clock may be fast */
 }
 
 /* ---- what comes back ---- */
@@ -249,13 +254,19 @@ static bool is_latest(const struct key *k, uint64_t token, uint32_t value)
 	return token > k->told_token || (token == k->told_token && value >= k->told_value);
 }
 
+/* What is left of its belief, on whichever clock that is counted. */
+static uint64_t left_for_another(const struct world *w, const struct client *c)
+{
+	uint64_t left = c->belief.until_own - clock_read(&c->clock, w->now);
+	return left - left * 2 * (uint64_t)w->swarm.drift_ppm / 1000000;
+}
+
 /* The lock lasts as long as any of its holders was told: who is told that it goes on, after
  * another was told of a later value, passes that on to him. */
 static void pass_on(struct world *w, unsigned i)
 {
 	const struct client *c = &w->client[i];
-	uint64_t left = c->belief.until_own - clock_read(&c->clock, w->now);
-	left -= left / 1000000 * 2 * (uint64_t)w->swarm.drift_ppm;
+	uint64_t left = left_for_another(w, c);
 	for (unsigned j = 0; j < w->clients; j++) {
 		struct client *o = &w->client[j];
 		uint64_t until = clock_read(&o->clock, w->now) + left;
@@ -295,7 +306,7 @@ static void succeed(struct world *w, unsigned i, const struct call *call, const 
 {
 	struct client *c = &w->client[i];
 	struct key *k = &w->key[call->key];
-	uint64_t drift = 2 * (uint64_t)w->swarm.drift_ppm, most = 0;
+	uint64_t most = 0;
 	c->value = call->new_value;
 	if (is_latest(k, r->token, c->value)) {
 		k->told_token = r->token;
@@ -306,14 +317,14 @@ static void succeed(struct world *w, unsigned i, const struct call *call, const 
 		if (j == i || o->belief.token != r->token || o->belief.key != call->key ||
 			!client_believes(w, o) || is_latest(k, r->token, o->value))
 			continue;
-		uint64_t left = o->belief.until_own - clock_read(&o->clock, w->now);
+		uint64_t left = left_for_another(w, o);
 		o->belief.passed_on = true;
 		most = left > most ? left : most;
 	}
 	if (client_shared(w, call->new_value))
 		return;
 	believe(w, i, call, r);
-	most = clock_read(&c->clock, w->now) + most - most * drift / 1000000;
+	most += clock_read(&c->clock, w->now);
 	if (c->belief.token == r->token && c->belief.until_own < most)
 		c->belief.until_own = most;
 }
@@ -483,8 +494,8 @@ static void ask_again(struct world *w, struct client *c, struct call *call)
 	call->idempotent = call->kind == OP_LOCK;
 }
 
-/* What one of the holders of this lock takes its value to be, if that is another; 0: nobody. */
-static uint32_t some_held_value(struct world *w, uint32_t value)
+/* What some client last took the value of this lock to be, if that is another; 0: nobody. */
+static uint32_t some_earlier_value(struct world *w, uint32_t value)
 {
 	uint32_t held = w->client[below(w, w->clients)].value;
 	return held != value && root[held % ROOTS] == root[value % ROOTS] ? held : 0;
@@ -500,9 +511,9 @@ static void ask_as_writer(struct world *w, struct client *c, struct call *call)
 	}
 	call->key = c->seen_key;
 	call->value = c->seen_value;
-	uint32_t held = some_held_value(w, call->value);
-	bool back = held != 0 && chance(w, w->swarm.back_ppm);
-	call->new_value = back ? held : client_new_value(w, call->value);
+	uint32_t earlier = some_earlier_value(w, call->value);
+	bool back = earlier != 0 && chance(w, w->swarm.back_ppm);
+	call->new_value = back ? earlier : client_new_value(w, call->value);
 	call->has_token = chance(w, 500000);
 	call->token = c->seen_token;
 	c->seen_token = 0;

@@ -1,6 +1,6 @@
 /* Drills: mixes of faults that are not drawn but made for one part of the protocol, where four or
  * five things have to come together within one attempt. One key, few clients, messages that are
- * fast, slow or lost by kind and receiver, and nothing else that takes time. */
+ * fast, slow or lost by kind and receiver. */
 #include <string.h>
 
 #include "sim.h"

@@ -150,7 +150,7 @@ static void suspend_host(struct world *w, unsigned id)
 static void crash_all(struct world *w)
 {
 	bool majority_only = chance(w, 300000);
-	for (unsigned id = 1; id <= (majority_only ? w->majority : w->n); id++)
+	for (unsigned id = 1; id <= (majority_only ? w->majority : w->nodes); id++)
 		node_crash(w, id);
 }
 

@@ -35,9 +35,8 @@ struct step {
 };
 
 struct state {
-	uint64_t token, top, until, now, extended; /* extended: begin of the last operation that was
-						    * told the lease goes on */
-	uint64_t released, released_end;           /* the last RELEASE that was told OK */
+	uint64_t token, top, until, now;
+	uint64_t extended; /* begin of the last operation that was told the lease goes on */
 	uint32_t value;
 };
 
@@ -62,7 +61,8 @@ static struct entry entries[8 * HISTORY_MAX];
 static uint32_t entry_of_end[4 * HISTORY_MAX];
 static struct frame frames[4 * HISTORY_MAX];
 static uint64_t cache[1 << CACHE_BITS];
-static uint64_t *last_use; /* by value */
+static uint64_t *last_use;     /* by value */
+static uint64_t *last_of_lock; /* by the value it was taken with: of any of its values */
 static uint32_t n_steps, n_entries;
 static bool tokens_exempt;
 
@@ -238,12 +238,24 @@ static void use_bases(const struct history *h, unsigned k)
 	}
 }
 
+static void find_last_of_locks(const struct world *w)
+{
+	memset(last_of_lock, 0, (w->next_value + 1) * sizeof *last_of_lock);
+	for (uint32_t value = 1; value <= w->next_value; value++) {
+		uint64_t *last = &last_of_lock[client_first_value(value)];
+		*last = last_use[value] > *last ? last_use[value] : *last;
+	}
+}
+
 static void add_maybe_release(const struct world *w, const struct record *r)
 {
 	uint64_t lease_ns =
 		w->node[1].cfg.max_lease_ms * MS * 4 / 3 + 4 * w->node[1].cfg.attempt_ms * MS;
 	struct step *p = step_add(STEP_MAYBE_RELEASE, r);
-	uint64_t last = last_use[r->value] > r->begin ? last_use[r->value] : r->begin;
+	/* What comes back may have been extended under another value. */
+	uint64_t used_at = w->swarm.back_ppm == 0 ? last_use[r->value]
+						  : last_of_lock[client_first_value(r->value)];
+	uint64_t last = used_at > r->begin ? used_at : r->begin;
 	p->optional = true;
 	p->end = last + lease_ns;
 	used(r->value, p->end); /* what wrote it matters (seed 822) */
@@ -255,6 +267,7 @@ static void add_maybes(const struct world *w, unsigned k)
 {
 	const struct history *h = &w->history;
 	use_bases(h, k);
+	find_last_of_locks(w);
 	for (uint32_t i = h->records; i-- > 0;)
 		if (is_maybe(&h->record[i], k, OP_RELEASE))
 			add_maybe_release(w, &h->record[i]);
@@ -496,7 +509,8 @@ static enum found search(struct world *w, uint32_t required, uint64_t *ret_stuck
 void linear_check(struct world *w)
 {
 	last_use = realloc(last_use, (w->next_value + 1) * sizeof *last_use);
-	CHECK(last_use != NULL);
+	last_of_lock = realloc(last_of_lock, (w->next_value + 1) * sizeof *last_of_lock);
+	CHECK(last_use != NULL && last_of_lock != NULL);
 	tokens_exempt = w->tokens_exempt;
 	for (unsigned k = 0; k < w->keys && !w->over; k++) {
 		memset(last_use, 0, (w->next_value + 1) * sizeof *last_use);

@@ -64,11 +64,28 @@ static void lock(struct world *w, unsigned i, unsigned node, unsigned k, uint64_
 	lock_for(w, i, node, k, wait_ms, short_ttl_ms(w));
 }
 
-/* Until it has been answered, perhaps after a ceiling was raised, and what it was told is over. */
-static void until_over(struct world *w, unsigned i)
+static bool raises_a_ceiling(const struct world *w)
+{
+	bool raises = false;
+	for (unsigned id = 1; id <= w->n; id++)
+		raises = raises || w->node[id].writing_n != 0 || w->node[id].asked_n != 0;
+	return raises;
+}
+
+/* An answer may take its round, or the time of an operation where a ceiling has to be raised first,
+ * and what it tells lasts from then on. */
+static void run_round(struct world *w, unsigned i, uint64_t round_ns)
 {
 	const struct client *c = &w->client[i];
-	while (!w->over && (c->call < CALLS_MAX || client_believes(w, c)))
+	uint64_t until = w->now + round_ns, slow = until + w->node[1].cfg.op_timeout_ms * MS;
+	while (!w->over && w->now < until) {
+		run_for(w, MS);
+		if (raises_a_ceiling(w))
+			until = slow;
+		if (until == slow && c->call >= CALLS_MAX)
+			break;
+	}
+	while (!w->over && client_believes(w, c))
 		run_for(w, MS);
 }
 
@@ -78,9 +95,8 @@ static void lock_everything(struct world *w, uint64_t round_ns)
 	for (unsigned i = 0; i < w->keys * w->nodes && !w->over; i++) {
 		unsigned node = 1 + i / w->keys, k = i % w->keys;
 		lock(w, 0, node, k, 0);
-		run_for(w, round_ns);
-		until_over(w, 0);
-		run_for(w, short_ttl_ms(w) / 4 * MS + 20 * MS);
+		run_round(w, 0, round_ns);
+		run_for(w, short_ttl_ms(w) * 5 / 4 * MS + 20 * MS);
 		if (!w->over && w->client[0].outcome != OUT_OK)
 			violation(w, RUN_STUCK,
 				"blocked: key %u is free and node %u cannot lock it: "
@@ -205,7 +221,7 @@ static void nothing_is_missed(struct world *w, uint64_t round_ns)
 		if (!w->node[away].up)
 			node_start(w, away);
 	} else {
-		for (unsigned id = 1; id <= w->n; id++)
+		for (unsigned id = 1; id <= w->nodes; id++)
 			w->cut[away][id] = w->cut[id][away] = !w->shard_level;
 		/* A ceiling that is being raised just then, while one is away, is no quorum. */
 		w->client[0].outcome = OUT_NOQUORUM;

@@ -87,6 +87,25 @@ struct item {
 };
 
 /* ---- the swarm: which faults this run has, and how many ---- */
+enum fault {
+	FAULT_RESET, /* a link breaks and is made again */
+	FAULT_CUT,   /* one way or both, one link or a whole node, until mended */
+	FAULT_CLOG,  /* a direction stands still for a while */
+	FAULT_CRASH,
+	FAULT_STORM, /* several crashes of one node after another */
+	FAULT_ALL_CRASH,
+	FAULT_PAUSE,
+	FAULT_SLOW,
+	FAULT_RATE,
+	FAULT_WALL,
+	FAULT_CLIENT,  /* a client's clock */
+	FAULT_STALL,   /* all nodes stand still */
+	FAULT_STOP,    /* a node is stopped in good order */
+	FAULT_MISSED,  /* a node believes that it has missed something */
+	FAULT_SUSPEND, /* a host: RAW stands still, BOOTTIME goes on */
+	FAULTS,
+};
+
 struct swarm {
 	unsigned loss_ppm, dup_ppm, tail_ppm, midcrash_ppm, old_stream_ppm;
 	uint64_t delay_ns, jitter_ns, tail_ns, think_ns, fault_ns, slow_ns;
@@ -115,7 +134,7 @@ struct swarm {
 	unsigned orderly_ppm; /* of the nodes that end right after a vote or an answer: stopped */
 	bool heirs;           /* who writes over a value holds the lock from then on */
 	unsigned writers;     /* clients that only read and write over what others hold */
-	unsigned back_ppm;    /* a writer writes what the lock was taken with */
+	unsigned back_ppm;    /* a writer writes what was the value before */
 	bool even_ttl;        /* all leases are of one length */
 	bool registers;       /* locks are kept, and written over again and again */
 	bool homes;           /* clients ask the same node always */
@@ -189,8 +208,7 @@ struct client {
 	uint32_t gen;  /* counts wake-ups, so that one is pending at most */
 	uint16_t call; /* CALLS_MAX: none */
 	uint8_t key;
-	uint32_t value; /* what it locked, or tried to, the last time */
-	uint32_t new_value;
+	uint32_t value;    /* what it locked, or tried to, the last time */
 	bool maybe_locked; /* nobody said whether that worked */
 	bool gone_release; /* a RELEASE is under way somewhere: never touch that value again */
 	uint64_t token;
@@ -210,7 +228,7 @@ struct call {
 	uint16_t client; /* CLIENTS_MAX: nobody waits for it any more */
 	uint16_t next_free;
 	uint8_t node, key, kind;
-	bool idempotent, wait, has_token, has_ttl, own_value, judged;
+	bool idempotent, wait, has_token, has_ttl, own_value;
 	uint32_t life;
 	uint32_t value, new_value, ttl_ms;
 	uint64_t token, wait_ms;
@@ -313,6 +331,18 @@ static inline bool chance(struct world *w, unsigned ppm)
 	return ppm != 0 && prng_below(&w->rng, 1000000) < ppm;
 }
 
+/* Half of the time nothing at all. */
+static inline unsigned some(struct world *w, unsigned bound)
+{
+	return chance(w, 500000) ? 0 : (unsigned)below(w, bound);
+}
+
+/* About a quarter of all types. */
+static inline uint32_t some_types(struct world *w)
+{
+	return (uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX));
+}
+
 static inline uint64_t clock_read(const struct clock *c, uint64_t now)
 {
 	int64_t d = now > c->at ? (int64_t)(now - c->at) : 0;
@@ -405,29 +435,12 @@ bool client_believes(const struct world *w, const struct client *c);
 bool client_shared(const struct world *w, uint32_t value);
 /* A fresh value; @from: what it is written over, 0: nothing. */
 uint32_t client_new_value(struct world *w, uint32_t from);
+/* The value that the lock was taken with of which this is a later value. */
+uint32_t client_first_value(uint32_t value);
 /* Send one request; false: no room. The caller fills in what is asked. */
 struct call *ask_new(struct world *w, unsigned client, unsigned node, enum op_kind kind);
 void call_send(struct world *w, struct call *call);
 void ask_free(struct world *w, struct call *call);
-
-enum fault {
-	FAULT_RESET, /* a link breaks and is made again */
-	FAULT_CUT,   /* one way or both, one link or a whole node, until mended */
-	FAULT_CLOG,  /* a direction stands still for a while */
-	FAULT_CRASH,
-	FAULT_STORM, /* several crashes of one node after another */
-	FAULT_ALL_CRASH,
-	FAULT_PAUSE,
-	FAULT_SLOW,
-	FAULT_RATE,
-	FAULT_WALL,
-	FAULT_CLIENT,  /* a client's clock */
-	FAULT_STALL,   /* all nodes stand still */
-	FAULT_STOP,    /* a node is stopped in good order */
-	FAULT_MISSED,  /* a node believes that it has missed something */
-	FAULT_SUSPEND, /* a host: RAW stands still, BOOTTIME goes on */
-	FAULTS,
-};
 
 /* ---- drill.c ---- */
 void drill_choose(struct world *w);
@@ -435,18 +448,6 @@ void drill_choose(struct world *w);
 void drill_shape(struct world *w);
 /* DRILL_NONE: there is none of that name. */
 enum drill drill_named(const char *name);
-
-/* Half of the time nothing at all. */
-static inline unsigned some(struct world *w, unsigned bound)
-{
-	return chance(w, 500000) ? 0 : (unsigned)below(w, bound);
-}
-
-/* About a quarter of all types. */
-static inline uint32_t some_types(struct world *w)
-{
-	return (uint32_t)(below(w, 2U << MSG_TYPE_MAX) & below(w, 2U << MSG_TYPE_MAX));
-}
 
 /* ---- faults.c ---- */
 void faults_start(struct world *w);
