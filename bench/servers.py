@@ -15,6 +15,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("LOCKER_BUILD", ROOT / "build-release"))
 LOCKERD = BUILD / "src/server/lockerd"
+LOCKER = BUILD / "tools/locker"
 LOCKER_BENCH = BUILD / "bench/locker-bench"
 REDLOCK_BENCH = BUILD / "bench/redlock-bench"
 
@@ -167,9 +168,22 @@ def start_lockers(n=1, core=None, options=(), ephemeral=True):
             "--masters", masters, "--threads", 1, "--pin", pin, "--new-cluster",
             *(["--ephemeral"] if ephemeral else ["--state-dir", os.path.join(folder(), str(i))]),
             *options], core))
+        nodes[-1].peer_address = f"127.0.0.1:{ports[n + i]}"
     for node in nodes:
         node.wait_until(["LAG"], lambda r: r.startswith(("*", "%")))
     return nodes
+
+
+def join_locker(member, number, options=()):
+    """One more node, one thread, that waits to be named by SETNODES."""
+    port, peer_port = free_ports(2)
+    node = Server("lockerd", port, [
+        LOCKERD, "--id", number, "--listen", f"127.0.0.1:{port}",
+        "--peer-listen", f"127.0.0.1:{peer_port}", "--cluster", "bench",
+        "--join", member.peer_address, "--threads", 1, "--pin", "off",
+        "--state-dir", os.path.join(folder(), f"joined{number}"), *options], None)
+    node.wait_until(["LAG"], lambda r: r.startswith(("*", "%")))
+    return node
 
 
 def locker_bench(nodes, *words, core=None):

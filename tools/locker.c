@@ -4,31 +4,17 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "change.h"
 #include "client/sync.h"
+#include "nodes.h"
 #include "output.h"
+#include "report.h"
 #include "request.h"
 
 #define DEFAULT_NODES "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
 
 enum {
 	DEFAULT_TIMEOUT_MS = 5000,
-};
-
-/* commands.md, Programs. */
-enum status {
-	STATUS_DONE,
-	STATUS_REFUSED,
-	STATUS_USAGE,
-	STATUS_UNSURE, /* no quorum or unknown, and what may pass: busy, not ready, a limit */
-	STATUS_UNREACHABLE,
-};
-
-struct options {
-	const char *nodes;
-	int64_t timeout_ms;
-	bool json;
-	bool help;
-	bool version;
 };
 
 static void print_usage(FILE *f)
@@ -66,47 +52,6 @@ static int print_help(const char *name)
 	return STATUS_DONE;
 }
 
-/* One line of JSON, or a sentence on stderr. */
-static int report_failure(
-	const struct options *o, enum status status, const char *outcome, struct bytes text)
-{
-	if (o->json) {
-		printf("{\"outcome\":\"%s\",\"error\":", outcome);
-		json_string(stdout, text);
-		puts("}");
-	} else {
-		fputs("locker: ", stderr);
-		plain_string(stderr, text);
-		fputc('\n', stderr);
-	}
-	return status;
-}
-
-static int report_error(const struct options *o, struct bytes text)
-{
-	static const struct {
-		const char *word, *outcome;
-		enum status status;
-	} words[] = {
-		{"NOTOWNER", "notowner", STATUS_REFUSED},
-		{"NOTFOUND", "notfound", STATUS_REFUSED},
-		{"NOQUORUM", "noquorum", STATUS_UNSURE},
-		{"UNKNOWN", "unknown", STATUS_UNSURE},
-		{"BUSY", "busy", STATUS_UNSURE},
-		{"NOTREADY", "notready", STATUS_UNSURE},
-		{"LIMIT", "limit", STATUS_UNSURE},
-	};
-	size_t n = 0;
-
-	while (n < text.len && text.p[n] != ' ')
-		n++;
-	for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-		if (bytes_eq(bytes_of(text.p, n), bytes_str(words[i].word)))
-			return report_failure(o, words[i].status, words[i].outcome, text);
-	}
-	return report_failure(o, STATUS_USAGE, "error", text);
-}
-
 static void report_null(const struct options *o, const struct command *c)
 {
 	if (o->json)
@@ -119,10 +64,14 @@ static void report_null(const struct options *o, const struct command *c)
 static void report_value(
 	const struct options *o, const struct command *c, const struct resp_value *v, bool refused)
 {
+	static struct cluster_view cluster;
+
 	if (o->json) {
 		printf("{\"outcome\":\"%s\",\"reply\":", refused ? "refused" : "ok");
 		json_value(stdout, v);
 		puts("}");
+	} else if (strcmp(c->name, "nodes") == 0 && cluster_view_take(&cluster, v)) {
+		cluster_view_print(stdout, &cluster);
 	} else if (v->type == RESP_VERBATIM || strcmp(c->name, "info") == 0) {
 		for (size_t i = 0; i < v->str.len; i++) {
 			if (v->str.p[i] != '\r')
@@ -158,9 +107,7 @@ static int run(const struct options *o, const struct request *r)
 
 	int err = sync_open(&s, o->nodes, o->timeout_ms);
 	if (err < 0) {
-		snprintf(text, sizeof text, "cannot connect: %s", s.why);
-		status = err == -EINVAL ? STATUS_USAGE : STATUS_UNREACHABLE;
-		report_failure(o, status, "unreachable", bytes_str(text));
+		status = report_unreachable(o, err, s.why);
 		sync_close(&s);
 		return status;
 	}
@@ -214,12 +161,6 @@ static int take_options(struct options *o, int *n, char **words, char *why, size
 	return 0;
 }
 
-static int usage_error(const char *why)
-{
-	fprintf(stderr, "locker: %s\n", why);
-	return STATUS_USAGE;
-}
-
 int main(int argc, char **argv)
 {
 	const char *nodes = getenv("LOCKER_NODES");
@@ -250,9 +191,13 @@ int main(int argc, char **argv)
 			strncmp(words[0], "--", 2) == 0 ? "option" : "command", words[0]);
 		return usage_error(why);
 	}
-	if (request_build(&request, command, (size_t)n - 1, words + 1, why, sizeof why) < 0)
-		return usage_error(why);
-	int status = run(&o, &request);
+	int status;
+	if (n > 1 && strcmp(words[0], "nodes") == 0 && strcmp(words[1], "set") == 0)
+		status = change_run(&o, n - 2, words + 2);
+	else if (request_build(&request, command, (size_t)n - 1, words + 1, why, sizeof why) < 0)
+		status = usage_error(why);
+	else
+		status = run(&o, &request);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		perror("locker: writing");
 		return STATUS_UNSURE;

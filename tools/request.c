@@ -89,8 +89,22 @@ const struct command commands[] = {
 		.help = "Leases, promises and waiters of this node."},
 	{.name = "nodes",
 		.verb = "NODES",
-		.usage = "",
-		.help = "Epoch, quorum, and the state of every node."},
+		.usage = "[set --masters ID,... [--replicas ID,...] [--yes]]",
+		.help = "Epoch, quorum, and a table of the nodes: role, state, the epoch that each "
+			"acts "
+			"by,\n"
+			"slots in sync, how old a replica's copy is, and since when it is so.\n"
+			"With set, make exactly these nodes the masters and these the replicas, "
+			"one\n"
+			"change after another, each safe by itself. Shows the steps and asks first "
+			"(--yes:\n"
+			"does not ask), then how far it is, and ends when all are in sync. "
+			"Without\n"
+			"--replicas they stay, less those that become masters. A new node has to "
+			"run\n"
+			"already (lockerd --id N --join HOST:PORT). Ended before its time for "
+			"whatever\n"
+			"reason: the same command again goes on where it was."},
 	{.name = "info", .verb = "INFO", .usage = "", .help = "What the node says of itself."},
 	{0},
 };

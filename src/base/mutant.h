@@ -83,6 +83,22 @@ enum mutant {
 	MUTANT_HEAL_RELEASED,        /* what was released meanwhile comes back */
 	MUTANT_HEAL_UNCOVERED,       /* above the ceiling */
 	MUTANT_HEAL_NEVER,           /* S34 */
+	/* membership, 2.10 */
+	MUTANT_QUORUM_FIXED,     /* S11: as many votes as the first configuration needed */
+	MUTANT_EPOCH_IGNORED,    /* S12: votes of several configurations count together */
+	MUTANT_MERGE_NONE,       /* in sync with a change at once */
+	MUTANT_MERGE_ONE,        /* one report is enough to be in sync */
+	MUTANT_MERGE_KEEPS_LIVE, /* what a blocking set does not hold stays a vote */
+	MUTANT_SYNC_UNMERGED,    /* who is not in sync tells those who restart */
+	MUTANT_PROBE_UNMERGED,   /* and those who doubt a promise */
+	MUTANT_JOINER_VOTES,     /* a new master votes with nothing in its memory */
+	MUTANT_REMOVED_VOTES,    /* a master that was removed votes on */
+	MUTANT_GATE_OFF,         /* the next change does not wait for the last one */
+	MUTANT_CONFIG_VOLATILE,  /* a promise about the next configuration is not written */
+	/* replicas, 2.9 */
+	MUTANT_COPY_GAP_IGNORED, /* S24: every log goes on where another ended */
+	MUTANT_COPY_OLD,         /* S20: answers to older questions count */
+	MUTANT_COPY_LEASE_ANEW,  /* S23: a lease begins anew where it is copied */
 	/* clocks, 2.1 */
 	MUTANT_CLOCK_WALL, /* S13, S14: leases are measured on the wall clock */
 	MUTANT_CLOCK_FAST, /* masters expire on the fast clock */

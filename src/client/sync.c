@@ -134,7 +134,7 @@ static int greet(struct sync *s, int64_t timeout_ms)
 	const struct resp_value *reply = NULL;
 	int r = sync_command(s, 2, hello, timeout_ms, &reply);
 
-	if (r < 0)
+	if (r != 0)
 		return r;
 	if (reply->type == RESP_ERR) {
 		explain(s, "refused: %.*s", (int)reply->str.len, (const char *)reply->str.p);
@@ -263,11 +263,22 @@ static int receive_reply(struct sync *s, int64_t deadline_ms)
 	}
 }
 
-int sync_command(struct sync *s, size_t argc, const struct bytes *argv, int64_t timeout_ms,
-	const struct resp_value **ret)
+/* Say what became of a wait that ended with @r, and give the connection up. */
+static void give_up(struct sync *s, int r, int64_t timeout_ms)
 {
-	int64_t deadline_ms = now_ms() + timeout_ms;
+	if (r == -ETIMEDOUT)
+		explain(s, "no answer within %lld ms", (long long)timeout_ms);
+	else if (r == -EPROTO)
+		explain(s, "what answers there does not speak the Redis protocol");
+	else if (r == -ECONNRESET)
+		explain(s, "the connection was closed");
+	else
+		explain(s, "%s", strerror(-r));
+	drop(s);
+}
 
+int sync_send(struct sync *s, size_t argc, const struct bytes *argv, int64_t timeout_ms)
+{
 	if (s->fd < 0) {
 		explain(s, "not connected");
 		return -ENOTCONN;
@@ -279,23 +290,40 @@ int sync_command(struct sync *s, size_t argc, const struct bytes *argv, int64_t 
 		explain(s, "the command is too large");
 		return -EMSGSIZE;
 	}
-	int r = send_all(s, deadline_ms);
-	if (r == 0)
-		r = receive_reply(s, deadline_ms);
-	if (r == 0) {
-		*ret = s->nodes;
-		return 0;
-	}
-	if (r == -ETIMEDOUT)
-		explain(s, "no answer within %lld ms", (long long)timeout_ms);
-	else if (r == -EPROTO)
-		explain(s, "what answers there does not speak the Redis protocol");
-	else if (r == -ECONNRESET)
-		explain(s, "the connection was closed");
-	else
-		explain(s, "%s", strerror(-r));
-	drop(s);
+	int r = send_all(s, now_ms() + timeout_ms);
+	if (r < 0)
+		give_up(s, r, timeout_ms);
 	return r;
+}
+
+int sync_receive(struct sync *s, int64_t timeout_ms, const struct resp_value **ret)
+{
+	if (s->fd < 0) {
+		explain(s, "not connected");
+		return -ENOTCONN;
+	}
+	int r = receive_reply(s, now_ms() + timeout_ms);
+	if (r == -ETIMEDOUT)
+		return -EAGAIN;
+	if (r == 0)
+		*ret = s->nodes;
+	else
+		give_up(s, r, timeout_ms);
+	return r;
+}
+
+int sync_command(struct sync *s, size_t argc, const struct bytes *argv, int64_t timeout_ms,
+	const struct resp_value **ret)
+{
+	int64_t deadline_ms = now_ms() + timeout_ms;
+	int r = sync_send(s, argc, argv, timeout_ms);
+
+	if (r == 0)
+		r = sync_receive(s, deadline_ms - now_ms(), ret);
+	if (r != -EAGAIN)
+		return r;
+	give_up(s, -ETIMEDOUT, timeout_ms);
+	return -ETIMEDOUT;
 }
 
 void sync_close(struct sync *s)

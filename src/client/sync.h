@@ -32,6 +32,11 @@ int sync_open(struct sync *s, const char *addresses, int64_t timeout_ms);
 int sync_command(struct sync *s, size_t argc, const struct bytes *argv, int64_t timeout_ms,
 	const struct resp_value **ret);
 
+/* The two halves of sync_command(), for who has something else to do meanwhile. sync_receive():
+ * -EAGAIN: no reply within @timeout_ms; the connection stays, and it may be asked again. */
+int sync_send(struct sync *s, size_t argc, const struct bytes *argv, int64_t timeout_ms);
+int sync_receive(struct sync *s, int64_t timeout_ms, const struct resp_value **ret);
+
 void sync_close(struct sync *s);
 
 /* The value of @name in the map at @map, or NULL: no map, or no such name. */

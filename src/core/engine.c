@@ -7,7 +7,7 @@
 /* Where each part lies inside the memory handed over. */
 struct layout {
 	size_t ops, lines, line_map, waiting, aborted_map, leases, names, tombs, heals, heal_map;
-	size_t sync_body, arena, end;
+	size_t sync_body, logs, records, followers, bodies, copies, arena, end;
 	size_t op_stride;
 };
 
@@ -26,7 +26,8 @@ static uint64_t tombs_max(const struct engine_config *cfg)
 static void lay_out(const struct engine_config *cfg, struct layout *l)
 {
 	size_t at = sizeof(struct engine);
-	l->op_stride = sizeof(struct op) + cfg->n_masters * sizeof(struct answer);
+	/* There may be more masters later. */
+	l->op_stride = sizeof(struct op) + MASTERS_MAX * sizeof(struct answer);
 	l->op_stride = (l->op_stride + 63) & ~(size_t)63;
 	l->ops = take(&at, l->op_stride * cfg->max_ops);
 	l->lines = take(&at, sizeof(struct line) * cfg->max_ops);
@@ -39,6 +40,12 @@ static void lay_out(const struct engine_config *cfg, struct layout *l)
 	l->heals = take(&at, sizeof(struct heal) * cfg->max_ops);
 	l->heal_map = take(&at, map_memory_bytes(cfg->max_ops, cfg->threads));
 	l->sync_body = take(&at, SYNC_BODY_MAX_BYTES);
+	size_t slots = shard_slots(cfg);
+	l->logs = take(&at, slots * sizeof(struct slot_log));
+	l->records = take(&at, slots * LOG_RECORDS * sizeof(struct log_record));
+	l->followers = take(&at, slots * REPLICAS_MAX * sizeof(struct follower));
+	l->bodies = take(&at, (size_t)LOG_BODIES * SYNC_BODY_MAX_BYTES);
+	l->copies = take(&at, slots * sizeof(struct copy));
 	/* Address space, not memory: room for leases of 1 KiB, and for operations with the longest
 	 * key and values; who uses more meets LIMIT. */
 	l->arena = take(&at, (size_t)cfg->max_leases * 1024 + (size_t)cfg->max_ops * 10240);
@@ -66,17 +73,6 @@ size_t engine_memory_bytes(const struct engine_config *cfg)
 	struct layout l;
 	lay_out(cfg, &l);
 	return l.end;
-}
-
-static void init_masters(struct engine *e)
-{
-	memset(e->index_of, NO_MASTER, sizeof e->index_of);
-	for (uint8_t i = 0; i < e->cfg.n_masters; i++)
-		e->index_of[e->cfg.masters[i]] = i;
-	e->self_index = e->index_of[e->cfg.self];
-	e->majority = e->cfg.n_masters / 2 + 1;
-	e->blocking = e->cfg.n_masters - e->majority + 1;
-	e->status = e->self_index == NO_MASTER ? NODE_NONMEMBER : NODE_QUARANTINE;
 }
 
 /* ns * kappa, rounded up. */
@@ -110,7 +106,7 @@ struct engine *engine_init(
 	struct engine *e = mem;
 	e->cfg = *cfg;
 	e->now = *now;
-	init_masters(e);
+	config_init(e);
 	e->attempt_ns = cfg->attempt_ms * NS_PER_MS;
 	e->drift_ppm = cfg->drift_ppm;
 	/* T_promise > T_att, so that asking does not disturb a running attempt (protocol.md 2.11).
@@ -142,10 +138,17 @@ struct engine *engine_init(
 	e->line_pool = (struct line *)(void *)(base + l.lines);
 	e->sync_body = base + l.sync_body;
 	e->heals = base + l.heals;
+	e->logs.slots = (struct slot_log *)(void *)(base + l.logs);
+	e->logs.records = (struct log_record *)(void *)(base + l.records);
+	e->logs.followers = base + l.followers;
+	e->logs.bodies = base + l.bodies;
+	e->copies.slots = base + l.copies;
 	lines_init(e);
 	promises_init(e);
 	resync_init(e);
 	heals_init(e);
+	logs_init(e);
+	copies_init(e);
 	return e;
 }
 
@@ -259,15 +262,26 @@ static void on_cancel(struct engine *e, uint64_t tag)
 static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 {
 	e->stats.msgs_in++;
+	if (m->type == MSG_FOLLOW) {
+		log_follow(e, from, m);
+		return;
+	}
 	if (m->type == MSG_REPLY) {
 		uint8_t index = e->index_of[from];
 		if (index == NO_MASTER)
 			return;
+		bool departed = index == e->cfg.n_masters;
+		if (departed && m->req_type != MSG_SYNC)
+			return;
 		ballot_merge(e, m->n);
 		ballot_merge(e, m->uid.n);
-		if (m->req_type == MSG_SYNC && (m->flags & MSG_ONE_KEY))
+		bool of_copy = m->req_type == MSG_SYNC && (m->flags & MSG_COPY);
+		bool of_key = m->req_type == MSG_SYNC && (m->flags & MSG_ONE_KEY);
+		if (m->req_type == MSG_FOLLOW || of_copy)
+			copy_answer(e, from, m);
+		else if (of_key && !departed)
 			heal_answer(e, index, m);
-		else if (m->req_type == MSG_SYNC)
+		else if (m->req_type == MSG_SYNC && !of_key)
 			resync_answer(e, index, m);
 		else if (m->req & PROBE_REQ)
 			promise_answer(e, index, m);
@@ -288,18 +302,6 @@ static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 					   : master_handle(e, hash_bytes(m->key), m, &reply);
 	if (answers && m->req != 0)
 		send_node(e, from, &reply);
-}
-
-static void on_link(struct engine *e, uint8_t node, bool up)
-{
-	uint8_t index = e->index_of[node];
-	if (index == NO_MASTER || index == e->self_index)
-		return;
-	if (up)
-		e->links_up |= (uint16_t)(1u << index);
-	else
-		e->links_up &= (uint16_t) ~(1u << index);
-	resync_link(e, index, up);
 }
 
 static void on_status(struct engine *e, enum node_status status, uint64_t floor_n)
@@ -331,6 +333,7 @@ void engine_step(
 	e->fx = fx;
 	CHECK(now->slow_ns >= e->now.slow_ns && now->fast_ns >= e->now.fast_ns);
 	e->now = *now;
+	e->logs.bodies_used = 0;
 	empty_limbo(e);
 	switch (ev->type) {
 	case EV_OP:
@@ -343,13 +346,19 @@ void engine_step(
 		on_msg(e, ev->msg.from, ev->msg.msg);
 		break;
 	case EV_LINK:
-		on_link(e, ev->link.node, ev->link.up);
+		config_link(e, ev->link.node, ev->link.up);
 		break;
 	case EV_MISSED:
 		resync_heal(e);
 		break;
 	case EV_STATUS:
 		on_status(e, ev->status.status, ev->status.floor_n);
+		break;
+	case EV_CONFIG:
+		config_change(e, &ev->members);
+		break;
+	case EV_SETTLED:
+		resync_settled(e);
 		break;
 	case EV_CEILING:
 		if (ev->ceiling_n > e->ceiling)
@@ -360,10 +369,13 @@ void engine_step(
 		tombs_tick(&e->tombs, now->slow_ns);
 		aborted_tick(e);
 		names_tick(e);
+		config_tick(e);
 		ops_tick(e);
 		leases_tick(e);
 		resync_tick(e);
 		heals_tick(e);
+		logs_tick(e);
+		copies_tick(e);
 		break;
 	}
 	ops_run(e);
@@ -371,12 +383,13 @@ void engine_step(
 
 uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now)
 {
-	if (e->run_head != 0)
+	if (e->run_head != 0 || config_tick_due(e))
 		return 0;
 	uint64_t wait_ns = UINT64_MAX;
 	const uint64_t slow_due[] = {wheel_next_ns(&e->lease_wheel), tombs_next_ns(&e->tombs),
-		e->heals_used == 0 ? UINT64_MAX : wheel_next_ns(&e->heal_wheel), e->resync_due_ns};
-	for (unsigned i = 0; i < 4; i++) {
+		e->heals_used == 0 ? UINT64_MAX : wheel_next_ns(&e->heal_wheel), e->resync_due_ns,
+		wheel_next_ns(&e->logs.wheel), copies_next_ns(e)};
+	for (unsigned i = 0; i < sizeof slow_due / sizeof slow_due[0]; i++) {
 		uint64_t d = slow_due[i] == UINT64_MAX     ? UINT64_MAX
 			     : slow_due[i] <= now->slow_ns ? 0
 							   : slow_due[i] - now->slow_ns;
@@ -439,10 +452,18 @@ void engine_stats(const struct engine *e, struct engine_stats *ret)
 	ret->tombstones = tombs_count(&e->tombs);
 	ret->slots = e->slots_mine;
 	ret->slots_voting = e->slots_voting;
-	ret->healing = e->heal_wanted || e->healing;
+	ret->slots_in_sync = e->slots_merged;
+	bool merged = e->slots_merged == e->slots_mine && e->heals_of_merge == 0;
+	bool copied = e->cfg.replica && e->copies.whole == e->slots_mine;
+	bool in_sync = e->self_index != NO_MASTER ? merged : copied;
+	ret->synced_epoch = in_sync ? e->cfg.masters_epoch : 0;
+	/* Who looks at leisure votes meanwhile. */
+	ret->healing = (e->heal_wanted || e->healing) && !e->at_leisure;
 	ret->shadows = e->n_shadows;
 	ret->staged = e->n_staged;
 	ret->resync = e->n_resync;
+	logs_stats(e, ret);
+	copies_stats(e, ret);
 	ret->memory_bytes = (uint64_t)e->arena.next * ARENA_UNIT + map_used_bytes(&e->leases) +
 			    map_used_bytes(&e->tombs.gen[0]) + map_used_bytes(&e->tombs.gen[1]) +
 			    (uint64_t)e->ops_touched * e->op_stride;

@@ -22,6 +22,12 @@ struct engine_config {
 	uint8_t self;                 /* node id */
 	uint8_t n_masters;            /* 1..MASTERS_MAX */
 	uint8_t masters[MASTERS_MAX]; /* ids, ascending */
+	/* Which change made them so (struct membership). 0, 0, 0: none, as in a first boot. */
+	uint64_t masters_epoch;
+	uint8_t joined, departed;
+	bool replica;                 /* copies, and follows a master's log */
+	uint32_t replica_interval_ms; /* master: between two batches to a replica; 0: 5 */
+	uint32_t replica_batch_bytes; /* of one batch and slot; 0: as large as they get */
 	uint16_t slots;               /* cluster-wide */
 	uint16_t threads;             /* of this node */
 	uint16_t shard;               /* 0..threads-1; owns slots with slot % threads == shard */
@@ -111,8 +117,19 @@ enum event_type {
 	EV_MISSED, /* nothing was heard of a peer for a while: look for what was missed */
 	EV_STATUS, /* NODE_RESYNC: T_wait is over, ask the others; NODE_ACTIVE: vote in every slot;
 		    * NODE_QUARANTINE: in none, unless others are just telling what they hold */
+	EV_CONFIG, /* another configuration: rounds that run begin again (protocol.md 2.10) */
+	EV_SETTLED, /* every master is in sync with the last change of the masters: what a node that
+		     * is none any more has kept for them may go */
 	EV_CEILING, /* ballots up to n are durable */
 	EV_TICK,    /* time passes: expiry, timeouts, answers that wait in line. Bounded work. */
+};
+
+struct engine_members {
+	uint64_t masters_epoch; /* the change, if it has not been seen yet */
+	uint8_t n_masters;
+	uint8_t masters[MASTERS_MAX];
+	uint8_t joined, departed;
+	bool replica;
 };
 
 struct event {
@@ -135,6 +152,7 @@ struct event {
 			uint64_t floor_n;
 		} status;
 		uint64_t ceiling_n;
+		struct engine_members members; /* EV_CONFIG */
 	};
 };
 
@@ -229,11 +247,18 @@ bool engine_holds_nothing(const struct engine *e, uint64_t *ret_top_n);
 struct engine_stats {
 	enum node_status status;
 	uint16_t slots, slots_voting; /* of this shard */
-	bool healing;                 /* looking through all slots for keys that were missed */
-	uint64_t leases;              /* confirmed live entries, probe keys left out */
-	uint64_t promises;            /* unconfirmed ones */
-	uint64_t waiters;             /* LOCK WAIT, WAITFOR, WAITRELEASE */
-	uint64_t ops;                 /* rounds in flight, background ones included */
+	uint16_t slots_in_sync; /* of them: with the configuration; of a replica: has a copy */
+	uint64_t synced_epoch;  /* masters_epoch with which all are in sync; 0: not all are */
+	uint64_t lag_ns; /* replica: age of the copy of the slot where it is oldest, as of the last
+			  * step; UINT64_MAX: a slot has none */
+	uint64_t followers; /* replicas that have asked for the log lately, added up over slots */
+	uint64_t log_records, log_sent, log_gaps; /* master: appended; told; asked for too late */
+	uint64_t copied, snapshots;               /* replica: entries taken in; slots begun anew */
+	bool healing;      /* looking through all slots for keys that were missed */
+	uint64_t leases;   /* confirmed live entries, probe keys left out */
+	uint64_t promises; /* unconfirmed ones */
+	uint64_t waiters;  /* LOCK WAIT, WAITFOR, WAITRELEASE */
+	uint64_t ops;      /* rounds in flight, background ones included */
 	uint64_t ops_max;
 	uint64_t tombstones;
 	uint64_t shadows;      /* keys that somebody may hold: refused until the lease ends */

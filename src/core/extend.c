@@ -1,14 +1,22 @@
 /* EXTEND: one round from any node, matched on the instance (protocol.md 2.6). */
 #include "core/internal.h"
 
+static void refused(struct engine *e, struct op *op, enum outcome outcome)
+{
+	if (op->adopting)
+		lock_adopted(e, op, outcome);
+	else
+		op_finish(e, op, outcome);
+}
+
 void extend_start(struct engine *e, struct op *op)
 {
 	uint16_t mask = masters_reachable(e, op->slot);
+	op->state = OPS_RETRY;
+	if (round_put_off(e, op, mask))
+		return;
 	if (count_bits(mask) < e->majority) {
-		if (op->adopting)
-			lock_adopted(e, op, OUT_NOQUORUM);
-		else
-			op_finish(e, op, OUT_NOQUORUM);
+		refused(e, op, op->voided ? OUT_UNKNOWN : OUT_NOQUORUM);
 		return;
 	}
 	op->state = OPS_EXTEND;
@@ -44,14 +52,6 @@ static void extended(struct engine *e, struct op *op, struct ballot uid, unsigne
 	op_free(e, op);
 }
 
-static void refused(struct engine *e, struct op *op, enum outcome outcome)
-{
-	if (op->adopting)
-		lock_adopted(e, op, outcome);
-	else
-		op_finish(e, op, outcome);
-}
-
 /* Another value that is decided, or only seen in passing? A write that is half done must not make
  * its own holder hear NOTOWNER. */
 static bool mismatch_decided(const struct engine *e, const struct op *op)
@@ -73,24 +73,30 @@ static bool is_half_written(
 	       acks + round_count_uid(e, op, VERDICT_MISMATCH, uid) >= e->majority;
 }
 
+/* A majority has to say so, not only a blocking set, which is smaller where their number is even: a
+ * majority of the next configuration might do without it, and have granted the lock already
+ * (protocol.md 2.10; simulator, seed 3001877, drill members). */
 static void not_extended(struct engine *e, struct op *op, struct ballot uid, unsigned acks)
 {
 	unsigned absent = round_count(e, op, VERDICT_ABSENT);
 	unsigned mismatch = round_count(e, op, VERDICT_MISMATCH);
 	unsigned other = round_count(e, op, VERDICT_OTHER) + mismatch;
 	bool all_in = round_outstanding(op) == 0;
+	unsigned enough = op->adopting ? e->blocking : e->majority; /* HELD claims less */
 	if (round_count(e, op, VERDICT_LIMIT) >= e->blocking)
 		refused(e, op, OUT_LIMIT);
-	else if (absent >= e->blocking)
+	else if (absent >= enough)
 		refused(e, op, OUT_NOTFOUND);
-	else if (mismatch_decided(e, op) || other - mismatch >= e->blocking)
+	else if (mismatch_decided(e, op) || other - mismatch >= enough)
 		refused(e, op, OUT_NOTOWNER);
 	else if (!all_in && mismatch > 0)
 		return; /* the rest decides whether there is something to heal */
 	else if (is_half_written(e, op, uid, acks))
 		prepare_start(e, op, GOAL_EXTEND);
-	else if (absent + other >= e->blocking)
+	else if (absent + other >= enough)
 		refused(e, op, OUT_NOTOWNER);
+	else if (all_in && config_is_fresh(e) && e->now.fast_ns < op->deadline_ns)
+		op_retry_later(e, op); /* those who were not asked may be there in a moment */
 	else if (all_in)
 		refused(e, op, OUT_UNKNOWN);
 }

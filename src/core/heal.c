@@ -92,6 +92,7 @@ static void heal_free(struct engine *e, struct heal *h)
 	h->next_free = e->heal_free;
 	e->heal_free = ref_of(e, h);
 	e->heals_used--;
+	e->heals_of_merge -= h->of_merge;
 	if (h->of_pass)
 		resync_heal_ended(e);
 }
@@ -114,6 +115,7 @@ static void give_up(struct engine *e, struct heal *h)
 		return;
 	struct lease *l = lease_at(e, ref);
 	if ((l->flags & LEASE_SHADOW) && e->now.slow_ns < l->end_ns) {
+		l->reports = 0;
 		lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SEALED);
 		lease_rearm(e, ref);
 	} else {
@@ -140,6 +142,18 @@ void heal_later(struct engine *e, uint64_t hash, struct bytes key)
 	again_at(e, h, e->now.slow_ns + e->attempt_ns / LATER_PARTS);
 }
 
+void heal_merged(struct engine *e, uint64_t hash, struct bytes key)
+{
+	if (!heals_have_room(e))
+		return;
+	heal_later(e, hash, key);
+	struct heal *h = heal_of(e, hash);
+	if (h == NULL)
+		return;
+	e->heals_of_merge += !h->of_merge;
+	h->of_merge = true;
+}
+
 void heal_hinted(struct engine *e, uint64_t hash, struct bytes key)
 {
 	if (e->heals_used < e->cfg.max_ops / HEALS_HINTED)
@@ -153,7 +167,8 @@ static void stop_voting(struct engine *e, struct heal *h)
 	if (ref == 0) {
 		ref = lease_block(e, h->hash, heal_key(e, h));
 	} else if ((lease_at(e, ref)->flags & LEASE_NOT_LIVE) == LEASE_SHADOW) {
-		lease_flags(e, lease_at(e, ref), LEASE_RESYNC, 0);
+		promise_drop_answers(e, lease_at(e, ref)); /* from now on only the heal ends it */
+		lease_flags(e, lease_at(e, ref), LEASE_RESYNC, LEASE_DOUBTED);
 	} else {
 		ref = 0; /* LIVE */
 	}
@@ -222,7 +237,8 @@ static void ask(struct engine *e, struct heal *h, enum heal_state state)
 
 static bool tells_of(const struct sync_entry *s, const struct heal *h)
 {
-	return !(s->flags & SYNC_SHADOW) && (h->uid.n == 0 || ballot_eq(s->uid, h->uid));
+	return !(s->flags & (SYNC_SHADOW | SYNC_GONE)) &&
+	       (h->uid.n == 0 || ballot_eq(s->uid, h->uid));
 }
 
 /* HEAL_CHECK: one more holds it. */
@@ -297,6 +313,10 @@ void heal_answer(struct engine *e, unsigned from_index, const struct msg *m)
 static void heal_due(struct engine *e, struct heal *h)
 {
 	uint32_t ref;
+	if (e->self_index == NO_MASTER) { /* any more */
+		give_up(e, h);
+		return;
+	}
 	switch ((enum heal_state)h->state) {
 	case HEAL_LATER:
 		ref = lease_find(e, h->hash, heal_key(e, h));

@@ -8,6 +8,7 @@
 #include "core/arena.h"
 #include "core/engine.h"
 #include "core/map.h"
+#include "core/replica.h"
 #include "core/tomb.h"
 #include "core/wheel.h"
 #include "wire/sync.h"
@@ -26,14 +27,20 @@ enum {
 	EXPIRY_BATCH = 16,     /* entries whose end is looked at together */
 	STEP_EFFECTS = 40,     /* room kept for the effects of a batch of actions */
 	BACKOFF_CAP_MS = 50,
-	SYNC_SLOTS = 8,      /* slots asked about at one time */
-	SYNC_SEGMENTS = 16,  /* of the table, looked at for one report or one slice of settling */
-	HEALS_SPARE = 16,    /* a heal pass asks for no more when a 16th of its room is left */
-	HEALS_HINTED = 4,    /* clients who extend what is not there get a quarter of it */
-	POLL_MS = 1000,      /* a parked waiter looks again at least this often */
-	PROMISE_CAP_MS = 50, /* T_prom */
+	SYNC_SLOTS = 8,     /* slots asked about at one time */
+	SYNC_SEGMENTS = 16, /* of the table, looked at for one report or one slice of settling */
+	DOUBT_PARTS = 8,    /* a SHADOW is asked about after T_att over this */
+	LEISURE_PARTS = 2,  /* who asks at leisure rests so many times as long as an answer took */
+	LEISURE_MAX_MS = 5,
+	LEISURE_SEGMENTS = 2, /* settled in one go at leisure */
+	HEALS_SPARE = 16,     /* a heal pass asks for no more when a 16th of its room is left */
+	HEALS_HINTED = 4,     /* clients who extend what is not there get a quarter of it */
+	POLL_MS = 1000,       /* a parked waiter looks again at least this often */
+	PROMISE_CAP_MS = 50,  /* T_prom */
 	RTT_START_NS = 1000000,
+	PEERS_MAX = MASTERS_MAX + 1, /* the masters, and one that was until the last change */
 };
+_Static_assert(2 * COPY_ENTRIES + STEP_BLOCKS <= LIMBO_MAX, "one answer is one step");
 
 /* ---- lease.c: the lease table ---- */
 
@@ -54,6 +61,11 @@ enum lease_flag {
 		1 << 9, /* RESYNC: a release was acknowledged meanwhile, nothing comes back */
 	LEASE_HEARSAY = 1 << 10, /* the value is here, but this master is no witness that it was
 				  * written (protocol.md 2.6): not to be counted */
+	LEASE_ODD = 1 << 11,  /* granted when engine.changes was odd: before or after a change that
+			       * came in the same instant */
+	LEASE_COPY = 1 << 12, /* of a replica: what a master's log tells */
+	LEASE_VOUCHED = 1 << 13, /* extended or written since the masters changed, in a slot that
+				  * has not merged: a certificate may rest on it */
 	LEASE_NOT_LIVE = LEASE_STAGED | LEASE_SHADOW | LEASE_RESYNC,
 	LEASE_UNSEEN = LEASE_NOT_LIVE | LEASE_UNCONFIRMED, /* hidden from this node's readers */
 };
@@ -72,7 +84,8 @@ struct lease {
 	uint16_t value_bytes;
 	uint16_t flags; /* enum lease_flag */
 	uint8_t node;
-	uint8_t reports; /* STAGED, RESYNC: how many masters told of it with this uid */
+	uint8_t reports; /* STAGED, RESYNC: how many masters told of it with this uid. MERGE: the
+			  * same, and in the upper half how many may hold it (SHADOW) */
 	uint8_t data[];  /* key value */
 };
 _Static_assert(sizeof(struct lease) == 64, "one cache line");
@@ -83,7 +96,10 @@ struct side {
 	struct version pb; /* promised ballot */
 	uint64_t pb_ns;    /* when promised, slow clock; 0: not by this incarnation */
 	uint64_t last_op;
-	uint32_t probe; /* index + 1 of a running probe of a promise, or 0 */
+	/* Another instance that somebody may hold: when this one ends, a SHADOW of it stays. */
+	uint64_t behind_ns;   /* slow clock: until then; 0: none */
+	struct ballot behind; /* {0, 0}: more than one */
+	uint32_t probe;       /* index + 1 of a running probe of a promise, or 0 */
 };
 
 /* ---- round.c: operations in flight ---- */
@@ -137,7 +153,8 @@ struct answer {
 struct op {
 	struct wheel_link wheel; /* must be first: offset 0 of the op stride */
 	uint32_t index;
-	uint32_t round; /* counts rounds: answers to older ones are not ours */
+	uint32_t round;  /* counts rounds: answers to older ones are not ours */
+	uint32_t config; /* engine.configs when the round began */
 	uint8_t state;
 	uint8_t kind; /* enum op_kind */
 	uint8_t goal;
@@ -148,6 +165,8 @@ struct op {
 	bool maybe;    /* an ACCEPT of an UPDATE may have taken effect somewhere */
 	bool was_live; /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
 	bool sent;
+	bool voided; /* a round was cut off by a change of the masters: what it did is not known */
+	bool resend; /* RELEASE: again when enough masters are there */
 	bool in_queue; /* member of a line's lock or watch list */
 	bool in_run;
 	bool adopting; /* LOCK IDEMPOTENT in its EXTEND */
@@ -212,6 +231,9 @@ enum slot_state {
 	SLOT_SILENT, /* nothing: quarantine, not ours, or its turn to ask has not come */
 	SLOT_SYNC,   /* asks, or takes in what it has heard; one of engine.syncs */
 	SLOT_VOTES,
+	SLOT_RETIRED, /* voted until a change took this node's vote: still told of to those who
+			 merge */
+	SLOT_COPIES,  /* a replica has a whole copy, and follows the log */
 };
 
 enum sync_state {
@@ -221,6 +243,15 @@ enum sync_state {
 	SYNC_SETTLING, /* what was staged becomes LIVE or SHADOW */
 	SYNC_COVERING, /* waits until the ceiling is durable above all that was heard of */
 };
+
+/* What a slot is being asked about for. */
+enum sync_why {
+	SYNC_RESTART, /* to vote, after a restart or as a new master: 2.8 */
+	SYNC_MERGE,   /* it votes; to know what was granted before the masters changed: 2.10 */
+	SYNC_HEAL,    /* it votes; to find keys that were missed */
+};
+
+enum sync_after { AFTER_AGAIN, AFTER_VOTE, AFTER_NOTHING };
 
 /* One master's report on a slot, as far as it has come. */
 struct pull {
@@ -235,15 +266,16 @@ struct pull {
 /* A slot that is being asked about. */
 struct sync {
 	uint8_t state;
-	bool heal;     /* only to find keys that were missed: the slot votes all the while */
-	bool fallback; /* PURGING: to vote afterwards, with nothing but a floor */
+	uint8_t why;    /* enum sync_why */
+	uint8_t after;  /* PURGING: enum sync_after */
+	bool purge_all; /* PURGING: not only what is staged */
 	uint16_t slot;
 	uint16_t finished; /* bit per master index: its report is complete */
 	uint64_t floor_n;  /* of the slot, the highest told */
 	uint64_t cover_n;  /* highest n of any entry told */
 	uint64_t cursor;   /* PURGING, SETTLING: hash to go on from */
-	uint64_t due_ns;   /* PURGING for want of room: begin again */
-	struct pull pulls[MASTERS_MAX];
+	uint64_t due_ns;   /* PURGING for want of room: begin again. MERGE: not waiting for more */
+	struct pull pulls[PEERS_MAX];
 };
 
 enum heal_state {
@@ -268,6 +300,7 @@ struct heal {
 	uint8_t state;
 	uint8_t reports; /* CHECK */
 	bool of_pass;
+	bool of_merge;
 };
 
 struct aborted {
@@ -290,6 +323,19 @@ struct engine {
 	uint8_t self_index; /* among the masters, or NO_MASTER */
 	uint8_t index_of[NODE_ID_MAX + 1];
 	uint16_t links_up; /* bit per master index */
+	bool linked[NODE_ID_MAX + 1];
+	/* config.c: the masters before the last change of them. */
+	bool changed;            /* there was one: what is in sync with it has been merged */
+	bool departed_up;        /* cfg.departed, at index cfg.n_masters, is linked */
+	uint16_t masters_before; /* bit per index, the departed one included */
+	uint8_t blocking_before; /* their blocking set */
+	uint8_t round_masters[MASTERS_MAX]; /* whose indices rounds of the last configuration use */
+	uint8_t n_round_masters;
+	uint32_t configs;         /* counts configurations */
+	uint32_t changes;         /* counts changes of the masters */
+	uint32_t void_next;       /* op index: rounds from here on may be of an older one */
+	uint64_t changed_fast_ns; /* when the last configuration came */
+	uint64_t changed_slow_ns; /* when the masters changed last */
 	uint64_t attempt_ns, drift_ppm;
 	uint64_t promise_ns; /* T_promise */
 	uint64_t wait_ns;    /* T_wait */
@@ -306,7 +352,14 @@ struct engine {
 	uint64_t n_leases, n_promises, n_hidden, n_staged, n_shadows, n_resync;
 
 	uint8_t slot_state[SLOTS_MAX];
-	uint16_t slots_mine, slots_voting;
+	bool slot_merged[SLOTS_MAX]; /* in sync with the masters' last change, once it votes */
+	uint16_t slots_mine, slots_voting, slots_merged;
+	bool at_leisure;     /* nobody waits for what is being asked about: others come first */
+	bool discard;        /* what slots hold that do not vote is no word of a master */
+	bool merging;        /* slots that vote and are not merged are to be asked about */
+	uint16_t next_merge; /* slot to be taken up next */
+	bool forgetting;     /* no master any more: slots are emptied */
+	uint16_t next_forget;
 	bool restarted;         /* NODE_RESYNC: slots that do not vote are to be asked about */
 	bool heal_wanted;       /* look through all slots for keys that were missed */
 	bool healing;           /* that is being done */
@@ -317,11 +370,15 @@ struct engine {
 	struct sync syncs[SYNC_SLOTS];
 	uint8_t *sync_body; /* of the report in this step's effects */
 
+	struct logs logs;
+	struct copies copies;
+
 	uint8_t *heals;
 	struct map heal_map;     /* one a hash */
 	struct wheel heal_wheel; /* slow clock */
 	uint32_t heal_free, heals_touched, heals_used;
-	uint32_t heals_of_pass; /* begun by the heal pass that runs */
+	uint32_t heals_of_pass;  /* begun by the heal pass that runs */
+	uint32_t heals_of_merge; /* begun by reports after a change of the masters */
 
 	struct map names;
 	uint64_t names_idle, names_cursor;
@@ -368,6 +425,21 @@ static inline unsigned count_bits(uint16_t mask)
 		n++; /* few bits; popcount is a call into libgcc on the oldest x86-64 */
 	return n;
 }
+
+/* ---- config.c: another configuration (protocol.md 2.10) ---- */
+void config_init(struct engine *e);
+void config_change(struct engine *e, const struct engine_members *m);
+void config_tick(struct engine *e);
+bool config_tick_due(const struct engine *e);
+/* A round begun before the last change begins again. False: it is of this configuration, or there
+ * is none. */
+bool config_renew(struct engine *e, struct op *op);
+void config_link(struct engine *e, uint8_t node, bool up);
+/* A change came a moment ago: the others may not act by it yet. */
+bool config_is_fresh(const struct engine *e);
+uint8_t peer_at(const struct engine *e, unsigned index);
+/* Bit per index, of those before the last change: linked now, this node left out. */
+uint16_t peers_before(const struct engine *e);
 
 /* ---- ballot.c: hybrid clock, ceiling, drift margins ---- */
 uint64_t ballot_next(struct engine *e);
@@ -445,12 +517,29 @@ uint32_t lease_replace(
 /* Add what one more master tells of the same uid; the entry's new reference, 0: no room. */
 uint32_t lease_add_report(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s);
+/* Somebody may hold the key, says another master: the entry stays for so long, or a SHADOW is made
+ * or comes after it. The entry's reference, 0: no room. */
+uint32_t lease_shadow(struct engine *e, uint64_t hash, const struct sync_entry *s);
+/* Somebody may hold another instance than this one. */
+bool lease_has_behind(const struct engine *e, const struct lease *l);
+/* The same instance, told of by another master while this one votes: a later version is taken over
+ * as hearsay. The entry's new reference, 0: no room. */
+uint32_t lease_catch_up(struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s);
 /* An entry that only says: no vote on this key; 0: no room. */
 uint32_t lease_block(struct engine *e, uint64_t hash, struct bytes key);
 /* The entry is to stay at least for what another master has left of it, @remaining_ns. */
 void lease_outlast(struct engine *e, struct lease *l, uint64_t remaining_ns);
 /* Look at the entry again in T_promise, or at its end. */
 void lease_rearm(struct engine *e, uint32_t ref);
+/* What a replica's readers may see: confirmed and not in doubt. */
+static inline bool lease_is_visible(const struct lease *l)
+{
+	return (l->flags & LEASE_UNSEEN) == 0;
+}
+/* Make an entry of a replica from what its master tells; 0: no room. */
+uint32_t lease_copy(struct engine *e, uint64_t hash, const struct sync_entry *s);
+/* The same instance, told of again: the value, unless it is older, and the end. False: no room. */
+bool lease_copy_again(struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s);
 
 /* ---- master.c: the voter ---- */
 /* Handle a request (any type but REPLY, CONFIRM, QUERY) whose key has this hash; true: *reply is
@@ -461,6 +550,8 @@ void master_confirm(struct engine *e, const struct msg *m);
 /* ---- report.c: what this master holds, for others ---- */
 bool report_handle(struct engine *e, const struct msg *m, struct msg *reply);
 uint64_t slot_first_hash(const struct engine *e, uint16_t slot);
+/* False: it is over, or says nothing (a key in RESYNC). */
+bool lease_describe(const struct engine *e, const struct lease *l, struct sync_entry *ret);
 /* Collect the entries of one segment of @slot from hash @from on, ascending by hash and key;
  * returns where the next segment begins, 0: the slot has no more. At most MAP_SEGMENT_SLOTS. */
 struct gathered {
@@ -476,7 +567,23 @@ static inline bool slot_votes(const struct engine *e, uint16_t slot)
 {
 	return e->slot_state[slot] == SLOT_VOTES;
 }
+/* Its word counts for those who restart, heal, or doubt a promise. */
+static inline bool slot_in_sync(const struct engine *e, uint16_t slot)
+{
+	return slot_votes(e, slot) && (e->slot_merged[slot] || MUTANT(SYNC_UNMERGED));
+}
+/* This node's readers get answers. */
+static inline bool slot_readable(const struct engine *e, uint16_t slot)
+{
+	return slot_votes(e, slot) || e->slot_state[slot] == SLOT_COPIES;
+}
 void resync_begin(struct engine *e);
+/* No master any more. */
+void resync_retire(struct engine *e);
+/* The masters have changed; @voted: this node was one. */
+void resync_config(struct engine *e, bool voted, bool changed);
+/* Every master is in sync: what was kept for them may go. */
+void resync_settled(struct engine *e);
 /* Vote in every slot of ours, from @floor_n on; what was heard of is thrown away. */
 void resync_give_up(struct engine *e, uint64_t floor_n);
 void resync_stop(struct engine *e);
@@ -490,12 +597,23 @@ void resync_ceiling(struct engine *e);
 void resync_heal_ended(struct engine *e);
 void resync_tick(struct engine *e);
 
+/* ---- merge.c: after a change of the masters ---- */
+/* Enough of those who could grant before have told. */
+bool merge_enough(const struct engine *e, const struct sync *s);
+/* Nothing is granted on what another master says of a key, only refused. False: no room. */
+bool merge_refusals(struct engine *e, uint64_t hash, const struct sync_entry *s);
+/* All have told: what becomes of the entry. */
+void merge_settle(struct engine *e, const struct sync *s, struct gathered g);
+
 /* ---- heal.c: single keys ---- */
 void heals_init(struct engine *e);
 /* For as many as a few reports can bring. */
 bool heals_have_room(const struct engine *e);
 /* Others may hold this key, and this master does not: look into it in a moment. */
 void heal_later(struct engine *e, uint64_t hash, struct bytes key);
+/* The same of what was granted before the masters changed: until that is settled this master is not
+ * in sync, for who holds it could not extend it after another change. */
+void heal_merged(struct engine *e, uint64_t hash, struct bytes key);
 /* The same on the word of a client, which may be wrong as often as it likes. */
 void heal_hinted(struct engine *e, uint64_t hash, struct bytes key);
 /* Another master holds this instance, and this one does not. */
@@ -503,11 +621,25 @@ void heal_found(struct engine *e, uint64_t hash, const struct sync_entry *s);
 void heal_answer(struct engine *e, unsigned from_index, const struct msg *m);
 void heals_tick(struct engine *e);
 
+/* ---- log.c: the log that replicas follow (protocol.md 2.9) ---- */
+static inline uint16_t shard_slots(const struct engine_config *cfg)
+{
+	return (uint16_t)((cfg->slots + cfg->threads - 1) / cfg->threads);
+}
+void log_append(struct engine *e, uint64_t hash, const struct lease *l);
+/* Something that replicas see of this entry has changed, or is about to. */
+static inline void log_changed(struct engine *e, uint64_t hash, const struct lease *l)
+{
+	if (e->now.slow_ns < e->logs.until_ns)
+		log_append(e, hash, l);
+}
 /* ---- promise.c ---- */
 void promises_init(struct engine *e);
 /* An unconfirmed entry has become old: ask. */
 void promise_due(struct engine *e, uint32_t ref);
 void promise_drop_answers(struct engine *e, struct lease *l);
+/* Answers of other masters than those of now say nothing. */
+void promises_forget_answers(struct engine *e);
 void promise_answer(struct engine *e, unsigned from_index, const struct msg *m);
 void promise_query(struct engine *e, uint8_t from, const struct msg *m);
 void aborted_remember(struct engine *e, uint64_t n, uint32_t lease_ms);
@@ -553,6 +685,9 @@ void round_wait(struct engine *e, struct op *op);
 void op_retry_later(struct engine *e, struct op *op);
 /* Mask; self only while it votes in this slot. */
 uint16_t masters_reachable(const struct engine *e, uint16_t slot);
+/* Too few are, but a change came a moment ago: the operation begins again in a moment. False: that
+ * is how it is. */
+bool round_put_off(struct engine *e, struct op *op, uint16_t mask);
 /* Fill in key, slot and req and send to @mask. The caller's last act is then round_self(): it asks
  * the local master, whose answer may finish and free the operation, and arms the timer if not. */
 void round_begin(struct engine *e, struct op *op, struct msg *m, uint16_t mask);
@@ -580,6 +715,7 @@ void lock_attempt(struct engine *e, struct op *op);
 void lock_answered(struct engine *e, struct op *op);
 void lock_timer(struct engine *e, struct op *op);
 void lock_cancel(struct engine *e, struct op *op);
+void lock_voided(struct engine *e, struct op *op);
 void lock_adopted(struct engine *e, struct op *op, enum outcome outcome);
 void lock_next_in_line(struct engine *e, struct op *next, const struct op *left);
 void try_list_remove(struct engine *e, struct op *op);
@@ -603,6 +739,8 @@ void release_send(
 	struct engine *e, struct op *op, struct ballot uid, struct version guard, uint64_t base_op);
 /* @acks masters are known not to hold it any more: that is the answer. */
 void release_answered(struct engine *e, struct op *op);
+/* The masters have changed in the middle of its round. */
+void release_voided(struct engine *e, struct op *op);
 void release_timer(struct engine *e, struct op *op);
 
 /* ---- read.c ---- */
@@ -627,5 +765,7 @@ bool line_is_head(const struct engine *e, const struct op *op);
 void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key);
 /* The key is held here now, visibly: wake WAITFOR. */
 void line_wake_held(struct engine *e, uint64_t hash, struct bytes key);
+/* The copy of this slot is whole again: who waits for one of its keys may have missed something. */
+void lines_look_again(struct engine *e, uint16_t slot);
 void watch_start(struct engine *e, struct op *op);
 void watch_run(struct engine *e, struct op *op);

@@ -42,7 +42,8 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key)
 		return ref;
 	e->stats.expired += lease_is_live(l);
 	lease_end(e, hash, ref);
-	return 0;
+	s = find_slot(e, hash, key); /* a shadow may stand behind it */
+	return s == NULL ? 0 : (uint32_t)s->value;
 }
 
 static void count_lease(struct engine *e, const struct lease *l, int by)
@@ -61,11 +62,20 @@ static void count_lease(struct engine *e, const struct lease *l, int by)
 		e->n_leases += (uint64_t)by;
 }
 
+static void tell_followers(struct engine *e, const struct lease *l)
+{
+	if (e->now.slow_ns < e->logs.until_ns)
+		log_append(e, hash_bytes(lease_key(l)), l);
+}
+
 void lease_flags(struct engine *e, struct lease *l, uint16_t set, uint16_t clear)
 {
+	bool visible = lease_is_visible(l);
 	count_lease(e, l, -1);
 	l->flags = (uint16_t)((l->flags & ~clear) | set);
 	count_lease(e, l, 1);
+	if (visible != lease_is_visible(l))
+		tell_followers(e, l);
 }
 
 /* Room for an entry of this key, in the table already; 0: none. */
@@ -109,7 +119,8 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 		.key_bytes = (uint16_t)m->key.len,
 		.value_bytes = (uint16_t)m->value.len,
 		.name = name_take(e, m->name),
-		.flags = LEASE_UNCONFIRMED | hidden_flag(m->key),
+		.flags = (uint16_t)(LEASE_UNCONFIRMED | hidden_flag(m->key) |
+				    (e->changes % 2 != 0 ? LEASE_ODD : 0)),
 		.node = m->node,
 	};
 	memcpy(l->data, m->key.p, m->key.len);
@@ -130,10 +141,55 @@ void lease_rearm(struct engine *e, uint32_t ref)
 	wheel_add(&e->lease_wheel, ref, soon ? l->end_ns : ask_ns);
 }
 
+bool lease_has_behind(const struct engine *e, const struct lease *l)
+{
+	const struct side *side = l->side == 0 ? NULL : arena_at(&e->arena, l->side);
+	return side != NULL && side->behind_ns > e->now.slow_ns;
+}
+
+/* The SHADOW of one instance goes as soon as the others rule that out (promise.c). */
+static void shadow_of(struct engine *e, uint32_t ref, struct ballot uid)
+{
+	struct lease *l = lease_at(e, ref);
+	l->token = uid.n;
+	l->cid = uid.cid;
+	l->maxn = uid.n > l->maxn ? uid.n : l->maxn;
+	if (uid.n != 0)
+		l->flags |= LEASE_DOUBTED;
+	uint64_t ask_ns = e->now.slow_ns + e->attempt_ns / DOUBT_PARTS;
+	bool asks = uid.n != 0 && ask_ns < l->end_ns;
+	wheel_remove(&e->lease_wheel, ref);
+	wheel_add(&e->lease_wheel, ref, asks ? ask_ns : l->end_ns);
+}
+
+/* The entry is over, and somebody else may hold the key: a SHADOW takes its place. */
+static bool shadow_follows(struct engine *e, uint32_t ref)
+{
+	struct lease *l = lease_at(e, ref);
+	if (!lease_has_behind(e, l))
+		return false;
+	const struct side *side = arena_at(&e->arena, l->side);
+	promise_drop_answers(e, l);
+	lease_flags(e, l, LEASE_SHADOW, (uint16_t) ~(LEASE_HIDDEN | LEASE_MISSED));
+	l->end_ns = side->behind_ns;
+	l->reports = UINT8_MAX; /* who told of it was not counted: no merge rules it out */
+	shadow_of(e, ref, side->behind);
+	block_dispose(e, l->side, sizeof(struct side));
+	l->side = 0;
+	return true;
+}
+
 static void end(struct engine *e, uint64_t hash, uint32_t ref, bool wake)
 {
 	struct lease *l = lease_at(e, ref);
+	if (shadow_follows(e, ref)) {
+		if (wake)
+			line_wake_ended(e, hash, lease_key(l));
+		return;
+	}
 	struct map_slot *s = slot_of_ref(e, hash, ref);
+	if (lease_is_visible(l) && e->now.slow_ns < l->end_ns)
+		log_changed(e, hash, l);
 	tombs_put(&e->tombs, hash, slot_of(e, hash), l->maxn, e->now.slow_ns);
 	map_erase(&e->leases, hash, s);
 	wheel_remove(&e->lease_wheel, ref);
@@ -200,6 +256,8 @@ uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct b
 	if (side != NULL && side->probe != 0)
 		e->probes[side->probe - 1].lease = to;
 	block_dispose(e, ref, block_bytes(old));
+	if (lease_is_visible(l))
+		log_changed(e, hash, l);
 	return to;
 }
 
@@ -224,7 +282,8 @@ struct version lease_pb(const struct engine *e, const struct lease *l)
 
 bool lease_is_sticky(const struct engine *e, const struct lease *l)
 {
-	return (l->flags & LEASE_STICKY) && lease_is_live(l) &&
+	/* A copy knows nothing of what was promised since. */
+	return (l->flags & (LEASE_STICKY | LEASE_COPY)) == LEASE_STICKY && lease_is_live(l) &&
 	       (lease_pb(e, l).cid == e->cfg.cid || MUTANT(UPDATE_STICKY));
 }
 
@@ -258,17 +317,25 @@ uint64_t free_maxn(const struct engine *e, uint64_t hash)
 
 /* ---- entries that others tell of (protocol.md 2.8) ---- */
 
-/* Not before it ends there, whichever clock is the faster one. */
+/* Not before the holder's belief does: no more of that is left than remaining_ns / (1 + rho), on
+ * whichever clock that is counted down (protocol.md 3, Lemma 1). With a margin it would be made
+ * longer each time it is told on, and while masters come and go a lease would never end. */
 static uint64_t end_of_remaining(const struct engine *e, uint64_t remaining_ns)
 {
 	if (MUTANT(SYNC_SHORT))
 		remaining_ns /= 2;
-	return e->now.slow_ns + more_drift(e, remaining_ns);
+	return e->now.slow_ns + remaining_ns;
 }
 
 static bool is_written(const struct sync_entry *s)
 {
 	return (s->flags & SYNC_WRITTEN) != 0;
+}
+
+static uint64_t end_of_copy(const struct engine *e, const struct sync_entry *s)
+{
+	uint64_t held_ns = MUTANT(COPY_LEASE_ANEW) ? s->held_ns : 0;
+	return e->now.slow_ns + s->remaining_ns + held_ns;
 }
 
 static void fill(
@@ -279,7 +346,8 @@ static void fill(
 		.token = s->uid.n,
 		.cid = s->uid.cid,
 		.maxn = s->maxn,
-		.end_ns = end_of_remaining(e, s->remaining_ns),
+		.end_ns = flags & LEASE_COPY ? end_of_copy(e, s)
+					     : end_of_remaining(e, s->remaining_ns),
 		.since_ns = e->now.slow_ns - s->held_ns,
 		.side = side,
 		.key_bytes = (uint16_t)s->key.len,
@@ -313,7 +381,8 @@ static bool take_side(struct engine *e, const struct sync_entry *s, uint32_t *re
 	return !is_written(s) || *ret != 0;
 }
 
-uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s)
+static uint32_t entry_told(
+	struct engine *e, uint64_t hash, const struct sync_entry *s, uint16_t flags)
 {
 	uint32_t side = 0;
 	if (!take_side(e, s, &side))
@@ -324,8 +393,38 @@ uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s
 			arena_free(&e->arena, side, sizeof(struct side));
 		return 0;
 	}
-	fill(e, ref, side, s, LEASE_STAGED);
+	fill(e, ref, side, s, flags);
 	return ref;
+}
+
+uint32_t lease_stage(struct engine *e, uint64_t hash, const struct sync_entry *s)
+{
+	return entry_told(e, hash, s, LEASE_STAGED);
+}
+
+uint32_t lease_copy(struct engine *e, uint64_t hash, const struct sync_entry *s)
+{
+	return entry_told(e, hash, s, LEASE_COPY);
+}
+
+bool lease_copy_again(struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s)
+{
+	int newer = version_cmp(s->vb, lease_vb(e, lease_at(e, ref)));
+	if (newer < 0)
+		return true;
+	if (newer > 0) {
+		struct side *side = lease_side(e, lease_at(e, ref));
+		ref = side == NULL ? 0 : lease_set_value(e, hash, ref, s->value);
+		if (ref == 0)
+			return false;
+		side->vb = side->pb = s->vb;
+		side->last_op = s->op_id;
+	}
+	lease_at(e, ref)->end_ns = end_of_copy(e, s);
+	lease_raise_maxn(e, ref, s->maxn);
+	wheel_remove(&e->lease_wheel, ref);
+	wheel_add(&e->lease_wheel, ref, lease_at(e, ref)->end_ns);
+	return true;
 }
 
 uint32_t lease_replace(
@@ -360,6 +459,7 @@ uint32_t lease_replace(
 
 void lease_told(struct engine *e, struct lease *l)
 {
+	l->reports = 0;
 	/* Whoever promised more would not have written it, and it must not look as if he had. */
 	if (version_cmp(lease_pb(e, l), lease_vb(e, l)) > 0)
 		l->flags |= LEASE_HEARSAY;
@@ -368,8 +468,11 @@ void lease_told(struct engine *e, struct lease *l)
 void lease_outlast(struct engine *e, struct lease *l, uint64_t remaining_ns)
 {
 	uint64_t end_ns = end_of_remaining(e, remaining_ns);
-	if (end_ns > l->end_ns)
-		l->end_ns = end_ns;
+	if (end_ns <= l->end_ns)
+		return;
+	l->end_ns = end_ns;
+	if (lease_is_visible(l))
+		tell_followers(e, l);
 }
 
 uint32_t lease_add_report(struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s)
@@ -404,6 +507,68 @@ uint32_t lease_add_report(struct engine *e, uint64_t hash, uint32_t ref, const s
 	if (!(s->flags & SYNC_UNCONFIRMED))
 		lease_flags(e, l, 0, LEASE_UNCONFIRMED);
 	l->reports++;
+	return ref;
+}
+
+uint32_t lease_shadow(struct engine *e, uint64_t hash, const struct sync_entry *s)
+{
+	uint32_t ref = lease_find(e, hash, s->key);
+	if (ref == 0) {
+		struct sync_entry shadow = {.flags = SYNC_SHADOW,
+			.key = s->key,
+			.maxn = s->maxn,
+			.remaining_ns = s->remaining_ns};
+		ref = lease_stage(e, hash, &shadow);
+		if (ref == 0)
+			return 0;
+		lease_flags(e, lease_at(e, ref), 0, LEASE_STAGED);
+		shadow_of(e, ref, s->uid);
+		return ref;
+	}
+	struct lease *l = lease_at(e, ref);
+	lease_raise_maxn(e, ref, s->maxn);
+	if (!lease_is_live(l)) {
+		bool same = (l->flags & LEASE_DOUBTED) && ballot_eq(lease_uid(l), s->uid);
+		lease_flags(e, l, LEASE_SHADOW, same ? 0 : LEASE_DOUBTED);
+		lease_outlast(e, l, s->remaining_ns);
+		return ref;
+	}
+	struct side *side = lease_side(e, l);
+	if (side == NULL)
+		return 0;
+	uint64_t until_ns = end_of_remaining(e, s->remaining_ns);
+	bool only = side->behind_ns <= e->now.slow_ns || ballot_eq(side->behind, s->uid);
+	side->behind = only ? s->uid : (struct ballot){0};
+	if (until_ns > side->behind_ns)
+		side->behind_ns = until_ns;
+	return ref;
+}
+
+uint32_t lease_catch_up(struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s)
+{
+	struct lease *l = lease_at(e, ref);
+	lease_raise_maxn(e, ref, s->maxn);
+	lease_outlast(e, l, s->remaining_ns);
+	bool newer = version_cmp(s->vb, lease_vb(e, l)) > 0;
+	if (!newer && version_cmp(s->pb, lease_pb(e, l)) <= 0)
+		return ref;
+	struct side *side = lease_side(e, l);
+	if (side == NULL)
+		return 0;
+	if (newer) {
+		ref = lease_set_value(e, hash, ref, s->value);
+		if (ref == 0)
+			return 0;
+		l = lease_at(e, ref);
+		side->vb = s->vb;
+		side->last_op = s->op_id;
+		l->flags |= LEASE_HEARSAY;
+	}
+	if (version_cmp(s->pb, side->pb) > 0) {
+		side->pb = s->pb;
+		side->pb_ns = 0;
+	}
+	l->flags &= (uint16_t)~LEASE_STICKY;
 	return ref;
 }
 
@@ -442,8 +607,10 @@ static void lease_due(struct engine *e, uint32_t ref)
 		return;
 	}
 	uint64_t next_ns = l->end_ns;
-	bool old = e->now.slow_ns - l->since_ns >= e->promise_ns;
-	bool asks = lease_is_live(l) && (l->flags & (LEASE_UNCONFIRMED | LEASE_DOUBTED)) != 0;
+	bool shadow = (l->flags & LEASE_SHADOW) != 0;
+	bool old = shadow || e->now.slow_ns - l->since_ns >= e->promise_ns;
+	bool asks = (l->flags & LEASE_DOUBTED) != 0 ||
+		    (lease_is_live(l) && (l->flags & LEASE_UNCONFIRMED) != 0);
 	if (asks) {
 		uint64_t ask_ns =
 			old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;

@@ -59,7 +59,7 @@ void lock_start(struct engine *e, struct op *op)
 									 : e->cfg.max_lease_ms;
 	const struct line *l = line_find(e, op->hash, op_key(e, op));
 	bool behind = l != NULL && l->lock_head != 0;
-	if (count_bits(masters_reachable(e, op->slot)) < e->majority) {
+	if (count_bits(masters_reachable(e, op->slot)) < e->majority && !config_is_fresh(e)) {
 		op_finish(e, op, OUT_NOQUORUM);
 		return;
 	}
@@ -113,6 +113,9 @@ void lock_next_in_line(struct engine *e, struct op *next, const struct op *left)
 void lock_attempt(struct engine *e, struct op *op)
 {
 	uint16_t mask = masters_reachable(e, op->slot);
+	op->state = OPS_LOCK_BACKOFF;
+	if (round_put_off(e, op, mask))
+		return;
 	if (count_bits(mask) < e->majority) {
 		op->refusal = OUT_NOQUORUM;
 		if (op->in_queue && op->sent)
@@ -413,6 +416,21 @@ void lock_timer(struct engine *e, struct op *op)
 		stop_waiting(e, op);
 	else
 		lock_attempt(e, op);
+}
+
+/* What was granted to this attempt the next one removes; who cannot be told of that one asks. */
+void lock_voided(struct engine *e, struct op *op)
+{
+	try_list_remove(e, op);
+	if (op->orphan) {
+		abort_attempt(e, op, op->uid, masters_reachable(e, op->slot));
+		op_free(e, op);
+		return;
+	}
+	op->prev = op->uid;
+	aborted_remember(e, op->uid.n, op->ttl_ms);
+	op->state = OPS_LOCK_BACKOFF;
+	op_retry_later(e, op);
 }
 
 /* The client has gone away: leave the line; an attempt that runs is dealt with when it ends. */

@@ -47,7 +47,32 @@ static uint32_t remove_previous(
 	else
 		lease_end(e, hash, ref);
 	reply->flags |= MSG_PREV_REMOVED;
-	return 0;
+	return lease_find(e, hash, m->key); /* a shadow may stand behind it */
+}
+
+/* SHADOW and RESYNC: nothing is granted and nothing told; a release is sealed all the same. */
+static bool on_blocked(
+	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
+{
+	struct lease *l = lease_at(e, ref);
+	if (m->type == MSG_RELEASE || m->type == MSG_ABORT) {
+		lease_raise_maxn(e, ref, m->uid.n);
+		/* A shadow does not know which version a guarded release is of. */
+		bool blind = (l->flags & LEASE_SHADOW) && m->b.n != 0 && !MUTANT(RELEASE_SHADOWED);
+		if ((l->flags & LEASE_RESYNC) && !blind && !MUTANT(HEAL_RELEASED))
+			l->flags |= LEASE_SEALED;
+		reply->verdict = blind ? VERDICT_SHADOW : VERDICT_ACK;
+		return ballot_cover(e, m->uid.n);
+	}
+	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_TRYLOCK && (l->flags & LEASE_RESYNC)) {
+		reply->verdict = VERDICT_ACK;
+		return ballot_cover(e, m->uid.n);
+	}
+	if (m->type == MSG_EXTEND && !(l->flags & LEASE_RESYNC))
+		heal_hinted(e, hash, m->key);
+	reply->verdict = l->flags & LEASE_RESYNC ? VERDICT_RESYNC : VERDICT_SHADOW;
+	reply->remaining_ns = l->end_ns > e->now.slow_ns ? l->end_ns - e->now.slow_ns : 0;
+	return true;
 }
 
 static bool on_trylock(
@@ -63,6 +88,8 @@ static bool on_trylock(
 	}
 	if (ref != 0)
 		ref = remove_previous(e, hash, ref, m, reply);
+	if (ref != 0 && !lease_is_live(lease_at(e, ref)))
+		return on_blocked(e, hash, ref, m, reply);
 	if (ref != 0 && MUTANT(TRYLOCK_OVERWRITES)) {
 		lease_end(e, hash, ref);
 		ref = 0;
@@ -158,6 +185,13 @@ static void prolong(struct engine *e, struct lease *l, uint32_t lease_ms)
 	last_until(l, end_ns);
 }
 
+/* What a certificate may rest on is not ruled out by what others held before. */
+static void vouch(const struct engine *e, uint64_t hash, struct lease *l)
+{
+	if (!e->slot_merged[slot_of(e, hash)])
+		l->flags |= LEASE_VOUCHED;
+}
+
 static bool on_extend(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
@@ -175,6 +209,9 @@ static bool on_extend(
 	struct lease *l = lease_at(e, ref);
 	if (extend_matches(l, m, reply)) {
 		prolong(e, l, m->lease_ms);
+		vouch(e, hash, l);
+		if (lease_is_visible(l))
+			log_changed(e, hash, l);
 		if (!MUTANT(EXTEND_UNCONFIRMING))
 			lease_confirm(e, hash, ref);
 		reply->verdict = VERDICT_ACK;
@@ -275,6 +312,7 @@ static bool on_accept(
 	l->flags |= witness ? 0 : LEASE_HEARSAY;
 	side->vb = side->pb = m->b;
 	side->last_op = m->op_id;
+	vouch(e, hash, l);
 	if (m->remaining_ns != 0)
 		last_until(l, e->now.slow_ns + m->remaining_ns);
 	if (m->lease_ms != 0)
@@ -288,6 +326,16 @@ static bool on_accept(
 static bool on_read(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
 {
+	if ((m->flags & MSG_PROBE) && !slot_in_sync(e, slot_of(e, hash)) &&
+		!MUTANT(PROBE_UNMERGED)) {
+		reply->verdict = VERDICT_RESYNC;
+		return true;
+	}
+	/* The one asked about may be the one that stands behind. */
+	if ((m->flags & MSG_PROBE) && ref != 0 && lease_has_behind(e, lease_at(e, ref))) {
+		reply->verdict = VERDICT_SHADOW;
+		return true;
+	}
 	if (m->n != 0) {
 		seal(e, hash, ref, m->n);
 		if (!ballot_cover(e, m->n))
@@ -307,28 +355,15 @@ static bool on_read(
 	return true;
 }
 
-/* SHADOW and RESYNC: nothing is granted and nothing told; a release is sealed all the same. */
-static bool on_blocked(
-	struct engine *e, uint64_t hash, uint32_t ref, const struct msg *m, struct msg *reply)
+/* Until this master has merged, a lock that a majority of the masters before the change holds may
+ * be one that it does not know, and that fewer than a majority holds now: its word denies nothing
+ * (simulator, seed 3035: {1,2} of {1,2,3} held, 1 was removed, 3 alone said NOTFOUND). */
+static bool deny_nothing(const struct engine *e, uint64_t hash, struct msg *reply)
 {
-	struct lease *l = lease_at(e, ref);
-	if (m->type == MSG_RELEASE || m->type == MSG_ABORT) {
-		lease_raise_maxn(e, ref, m->uid.n);
-		/* A shadow does not know which version a guarded release is of. */
-		bool blind = (l->flags & LEASE_SHADOW) && m->b.n != 0 && !MUTANT(RELEASE_SHADOWED);
-		if ((l->flags & LEASE_RESYNC) && !blind && !MUTANT(HEAL_RELEASED))
-			l->flags |= LEASE_SEALED;
-		reply->verdict = blind ? VERDICT_SHADOW : VERDICT_ACK;
-		return ballot_cover(e, m->uid.n);
-	}
-	if (MUTANT(HEAL_ANSWERS) && m->type == MSG_TRYLOCK && (l->flags & LEASE_RESYNC)) {
-		reply->verdict = VERDICT_ACK;
-		return ballot_cover(e, m->uid.n);
-	}
-	if (m->type == MSG_EXTEND && !(l->flags & LEASE_RESYNC))
-		heal_hinted(e, hash, m->key);
-	reply->verdict = l->flags & LEASE_RESYNC ? VERDICT_RESYNC : VERDICT_SHADOW;
-	reply->remaining_ns = l->end_ns > e->now.slow_ns ? l->end_ns - e->now.slow_ns : 0;
+	bool denies = reply->verdict == VERDICT_ABSENT || reply->verdict == VERDICT_OTHER ||
+		      reply->verdict == VERDICT_MISMATCH;
+	if (denies && !e->slot_merged[slot_of(e, hash)])
+		reply->verdict = VERDICT_RESYNC;
 	return true;
 }
 
@@ -357,9 +392,9 @@ bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct 
 	case MSG_ABORT:
 		return on_abort(e, hash, ref, m, reply);
 	case MSG_EXTEND:
-		return on_extend(e, hash, ref, m, reply);
+		return on_extend(e, hash, ref, m, reply) && deny_nothing(e, hash, reply);
 	case MSG_PREPARE:
-		return on_prepare(e, ref, m, reply);
+		return on_prepare(e, ref, m, reply) && deny_nothing(e, hash, reply);
 	case MSG_ACCEPT:
 		return on_accept(e, hash, ref, m, reply);
 	case MSG_READ:

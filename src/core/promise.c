@@ -128,6 +128,14 @@ void promise_drop_answers(struct engine *e, struct lease *l)
 	side->probe = 0;
 }
 
+void promises_forget_answers(struct engine *e)
+{
+	for (uint32_t i = 0; i < PROBES_MAX; i++) {
+		e->probes[i].good = 0;
+		e->probes[i].round = (e->probes[i].round + 1) & 0xfffff;
+	}
+}
+
 static void ask_fellows(struct engine *e, uint32_t ref)
 {
 	struct lease *l = lease_at(e, ref);
@@ -137,6 +145,7 @@ static void ask_fellows(struct engine *e, uint32_t ref)
 	uint64_t hash = hash_bytes(lease_key(l));
 	struct msg m = {
 		.type = MSG_READ,
+		.flags = MSG_PROBE,
 		.slot = slot_of(e, hash),
 		.key = lease_key(l),
 		.n = MUTANT(QUERY_UNSEALED) ? 0 : l->token,

@@ -5,7 +5,7 @@ void read_local(struct engine *e, const struct op_request *r)
 {
 	struct result *out = &effect_new(e, FX_REPLY)->reply;
 	*out = (struct result){.tag = r->tag, .kind = r->kind, .outcome = OUT_NOTREADY};
-	if (!slot_votes(e, slot_of(e, r->hash)))
+	if (!slot_readable(e, slot_of(e, r->hash)))
 		return;
 	out->outcome = OUT_NULL;
 	uint32_t ref = lease_find(e, r->hash, r->key);
@@ -24,6 +24,9 @@ void read_local(struct engine *e, const struct op_request *r)
 void read_start(struct engine *e, struct op *op)
 {
 	uint16_t mask = masters_reachable(e, op->slot);
+	op->state = OPS_RETRY;
+	if (round_put_off(e, op, mask))
+		return;
 	if (count_bits(mask) < e->majority) {
 		op_finish(e, op, OUT_NOQUORUM);
 		return;

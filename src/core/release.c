@@ -82,22 +82,50 @@ static void unknown(struct engine *e, struct op *op)
 	op_finish(e, op, op->kind == OP_LAG ? OUT_NOQUORUM : OUT_UNKNOWN);
 }
 
+/* Nothing of what was sent can land any more when the time of the round is over. */
+static void unknown_later(struct engine *e, struct op *op)
+{
+	round_reset(e, op);
+	op_timer(e, op, op->t0_ns + landed_ns(e));
+}
+
+void release_voided(struct engine *e, struct op *op)
+{
+	bool in_time = e->now.fast_ns + landed_ns(e) + landed_ns(e) / 4 <= op->deadline_ns;
+	bool enough = count_bits(masters_reachable(e, op->slot)) >= e->majority;
+	op->resend = in_time && !enough && config_is_fresh(e);
+	if (in_time && enough) {
+		release_send(e, op, op->uid, op->b, op->base_op);
+	} else if (op->resend) {
+		round_reset(e, op);
+		op_timer(e, op, e->now.fast_ns + e->rtt_ns);
+	} else {
+		unknown_later(e, op);
+	}
+}
+
 void release_answered(struct engine *e, struct op *op)
 {
 	unsigned acks = round_count(e, op, VERDICT_ACK);
 	for (unsigned i = 0; i < e->cfg.n_masters; i++)
 		if (op->answers[i].verdict == VERDICT_ACK && (op->answers[i].flags & MSG_WAS_LIVE))
 			op->removed |= (uint16_t)(1u << i);
-	op->was_live = op->removed != 0;
+	op->was_live |= op->removed != 0;
 	if (acks >= (MUTANT(RELEASE_MINORITY) ? 1U : e->majority) && round_in_window(e, op)) {
-		released(e, op, acks);
+		/* The round before, cut off, may have been the one that removed it. */
+		if (op->voided && !op->was_live)
+			unknown_later(e, op);
+		else
+			released(e, op, acks);
 		return;
 	}
 	/* Who is silent may still release. Whatever is said before that can no longer happen,
 	 * UNKNOWN too, would let the holder take up again what this round then takes away. */
 	if (round_outstanding(op) > 0)
 		return;
-	if (round_count(e, op, VERDICT_PROMISED) == 0)
+	if (op->voided)
+		unknown_later(e, op);
+	else if (round_count(e, op, VERDICT_PROMISED) == 0)
 		unknown(e, op);
 	else if (e->now.fast_ns < op->deadline_ns)
 		op_retry_later(e, op); /* a writer was faster: look again what the value is */
@@ -111,6 +139,10 @@ void release_timer(struct engine *e, struct op *op)
 {
 	/* Not before: on the clock that is surely not ahead (simulator, seed 4680: while NTP
 	 * slewed, a RELEASE landed after UNKNOWN was said). */
+	if (op->resend) {
+		release_voided(e, op);
+		return;
+	}
 	uint64_t passed_ns = e->now.slow_ns - op->t0_slow_ns;
 	if (passed_ns < landed_ns(e))
 		op_timer(e, op, e->now.fast_ns + landed_ns(e) - passed_ns);

@@ -215,6 +215,15 @@ uint16_t masters_reachable(const struct engine *e, uint16_t slot)
 	return mask;
 }
 
+bool round_put_off(struct engine *e, struct op *op, uint16_t mask)
+{
+	if (count_bits(mask) >= e->majority || !config_is_fresh(e) ||
+		e->now.fast_ns >= op->deadline_ns)
+		return false;
+	op_retry_later(e, op);
+	return true;
+}
+
 void round_reset(struct engine *e, struct op *op)
 {
 	for (uint16_t left = op->answered; left != 0; left &= (uint16_t)(left - 1)) {
@@ -230,6 +239,7 @@ void round_begin(struct engine *e, struct op *op, struct msg *m, uint16_t mask)
 {
 	round_reset(e, op);
 	op->round = (op->round + 1) & ROUND_MASK;
+	op->config = e->configs;
 	op->asked = mask;
 	op->sent = true;
 	m->slot = op->slot;
@@ -293,6 +303,10 @@ void round_answer(struct engine *e, unsigned from_index, const struct msg *m)
 	if (op->state == OPS_FREE || op->round != (uint32_t)(m->req >> 32) || !(op->asked & bit) ||
 		(op->answered & bit))
 		return; /* of an older round, or twice */
+	if (m->verdict == VERDICT_PROMISE && m->uid.n == 0)
+		return; /* of nothing: no master says so */
+	if (config_renew(e, op))
+		return;
 	if (!keep_answer(e, &op->answers[from_index], m))
 		return;
 	op->answered |= bit;
@@ -403,7 +417,7 @@ static void retry(struct engine *e, struct op *op)
 	} else if (op->adopting) {
 		lock_adopted(e, op, OUT_UNKNOWN);
 	} else {
-		op_finish(e, op, OUT_BUSY);
+		op_finish(e, op, op->voided ? OUT_UNKNOWN : OUT_BUSY);
 	}
 }
 
@@ -447,7 +461,7 @@ void ops_tick(struct engine *e)
 		struct op *op = op_at(e, ref - 1);
 		if (e->now.fast_ns < op->timer_ns)
 			wheel_add(&e->op_wheel, ref, op->timer_ns);
-		else
+		else if (!config_renew(e, op))
 			timer_due(e, op);
 	}
 }

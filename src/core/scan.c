@@ -16,6 +16,8 @@ static void walk_slot(void *arg, struct map_slot slot)
 	w->seen++;
 	if ((l->flags & (LEASE_UNSEEN | LEASE_HIDDEN)) || w->now->slow_ns >= l->end_ns)
 		return;
+	if ((l->flags & LEASE_COPY) && !slot_readable(w->e, slot_of(w->e, slot.hash)))
+		return; /* not all of it is here yet, or it is copied no more */
 	struct scan_item item = {
 		.key = lease_key(l),
 		.value = lease_value(l),
@@ -51,6 +53,8 @@ static void validate_slot(void *arg, struct map_slot slot)
 	CHECK(l->maxn >= l->token);
 	/* Nothing staged outlives the synchronisation of its slot. */
 	CHECK(!(l->flags & LEASE_STAGED) || !slot_votes(v->e, slot_of(v->e, slot.hash)));
+	bool votes = slot_votes(v->e, slot_of(v->e, slot.hash));
+	CHECK(!(l->flags & LEASE_COPY) || (lease_is_visible(l) && !votes));
 	CHECK(l->key_bytes >= 1 && l->key_bytes <= KEY_MAX_BYTES);
 	CHECK(l->value_bytes <= VALUE_MAX_BYTES);
 	CHECK(wheel_has(&v->e->lease_wheel, (uint32_t)slot.value));
@@ -102,4 +106,6 @@ void engine_validate(const struct engine *e)
 	CHECK(e->heal_wheel.count == e->heals_used);
 	CHECK(e->lease_wheel.count == e->leases.count);
 	validate_ops(e);
+	logs_validate(e);
+	copies_validate(e);
 }

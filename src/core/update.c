@@ -122,6 +122,9 @@ void prepare_start(struct engine *e, struct op *op, enum prepare_goal goal)
 {
 	uint16_t mask = masters_reachable(e, op->slot);
 	op->goal = (uint8_t)goal;
+	op->state = OPS_RETRY;
+	if (round_put_off(e, op, mask))
+		return;
 	if (count_bits(mask) < e->majority) {
 		goal_failed(e, op, OUT_NOQUORUM);
 		return;
@@ -259,12 +262,15 @@ static void round_lost(struct engine *e, struct op *op)
 		round_count(e, op, VERDICT_HIGHER) + round_count(e, op, VERDICT_BUSY) > 0 ||
 		(round_count(e, op, VERDICT_PROMISE) > 0 &&
 			count_bits(op->answered) == e->cfg.n_masters);
-	if (round_count(e, op, VERDICT_ABSENT) >= e->blocking)
+	if (round_count(e, op, VERDICT_ABSENT) >= e->majority) /* as in extend.c */
 		absent(e, op);
 	else if (round_count(e, op, VERDICT_LIMIT) >= e->blocking)
 		goal_failed(e, op, OUT_LIMIT);
 	else if (e->now.fast_ns < op->deadline_ns && contended)
 		op_retry_later(e, op);
+	else if (round_outstanding(op) == 0 && config_is_fresh(e) &&
+		 e->now.fast_ns < op->deadline_ns)
+		op_retry_later(e, op); /* those who were not asked may be there in a moment */
 	else if (round_outstanding(op) == 0)
 		goal_failed(e, op, contended ? OUT_BUSY : OUT_UNKNOWN);
 }

@@ -155,6 +155,33 @@ static bool held_here(struct engine *e, const struct op *op, struct lease **ret)
 	return true;
 }
 
+struct looking {
+	struct engine *e;
+	uint16_t slot;
+};
+
+static void look_again(void *arg, struct map_slot entry)
+{
+	const struct looking *look = arg;
+	struct engine *e = look->e;
+	const struct line *l = &e->line_pool[entry.value];
+	if (slot_of(e, l->hash) != look->slot)
+		return;
+	for (uint32_t i = l->watch_head; i != 0; i = op_at(e, i - 1)->q_next)
+		op_run_later(e, op_at(e, i - 1));
+}
+
+void lines_look_again(struct engine *e, uint16_t slot)
+{
+	struct looking look = {e, slot};
+	uint64_t cursor = slot_first_hash(e, slot) >> 32;
+	while (e->lines.count > 0 && slot_of(e, cursor << 32) == slot) {
+		cursor = map_scan(&e->lines, cursor, look_again, &look);
+		if (cursor == 0)
+			break;
+	}
+}
+
 static void answer_held(struct engine *e, struct op *op, const struct lease *l)
 {
 	struct result *r = op_reply(e, op, OUT_OK);
@@ -166,7 +193,7 @@ static void answer_held(struct engine *e, struct op *op, const struct lease *l)
 void watch_start(struct engine *e, struct op *op)
 {
 	struct lease *l = NULL;
-	if (!slot_votes(e, op->slot)) {
+	if (!slot_readable(e, op->slot)) {
 		op_finish(e, op, OUT_NOTREADY);
 		return;
 	}
@@ -179,6 +206,8 @@ void watch_start(struct engine *e, struct op *op)
 		op_finish(e, op, OUT_NOTLOCKED);
 		return;
 	}
+	if (held)
+		op->uid = lease_uid(l);
 	op->state = OPS_WATCH;
 	if (!line_join(e, op, true)) {
 		op_reply(e, op, OUT_LIMIT)->limit = "waiters of this key";
@@ -194,13 +223,15 @@ void watch_start(struct engine *e, struct op *op)
 void watch_run(struct engine *e, struct op *op)
 {
 	struct lease *l = NULL;
-	if (!op->was_live)
+	/* What ends and begins again in one step has ended all the same. */
+	bool happened = op->was_live;
+	if (!happened && !slot_readable(e, op->slot))
 		return;
-	if (op->kind == OP_WAITRELEASE) {
-		op_finish(e, op, OUT_OK);
-		return;
-	}
 	op->was_live = false;
-	if (held_here(e, op, &l))
+	bool held = held_here(e, op, &l);
+	if (op->kind == OP_WAITFOR && held)
 		answer_held(e, op, l);
+	else if (op->kind == OP_WAITRELEASE &&
+		 (happened || !held || !ballot_eq(lease_uid(l), op->uid)))
+		op_finish(e, op, OUT_OK);
 }

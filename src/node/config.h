@@ -9,15 +9,11 @@
 
 #include "base/limits.h"
 #include "base/log.h"
+#include "wire/membership.h"
 
 enum {
 	ADDRESS_MAX_BYTES = 255, /* "HOST:PORT" */
 	PATH_MAX_BYTES = 511,
-};
-
-struct master {
-	uint8_t id;
-	char addr[ADDRESS_MAX_BYTES + 1]; /* of its peer port */
 };
 
 struct cpu_list {
@@ -32,10 +28,11 @@ struct config {
 	char cluster[CLUSTER_NAME_MAX_BYTES + 1];
 	char listen[ADDRESS_MAX_BYTES + 1];
 	char peer_listen[ADDRESS_MAX_BYTES + 1];
-	unsigned n_masters;
-	struct master masters[MASTERS_MAX]; /* by id, ascending */
-	bool is_master;                     /* this node is one of them */
-	uint64_t epoch;
+	char peer_advertise[MEMBER_ADDR_MAX_BYTES + 1]; /* "": own entry, or peer_listen */
+	char join[ADDRESS_MAX_BYTES + 1];               /* "": not said */
+	unsigned n_masters;                             /* as --masters has them; 0: not said */
+	struct member masters[MASTERS_MAX];             /* by id, ascending */
+	/* Constants of the configuration. The one in force tells those that were not said. */
 	uint32_t slots;
 	uint32_t threads;
 	enum pin_mode pin;
@@ -47,6 +44,10 @@ struct config {
 	uint32_t op_timeout_ms;
 	uint32_t attempt_ms;
 	uint32_t drift_ppm;
+	bool said_slots, said_max_lease, said_attempt, said_drift;
+	bool said_threads, said_op_timeout;
+	uint32_t replica_interval_ms;
+	size_t replica_batch_bytes;
 	uint32_t max_clients;
 	size_t input_limit_bytes;
 	size_t output_limit_bytes;
@@ -62,4 +63,13 @@ struct config {
 /* Defaults, then the file that --config names, then the flags. With --help or --version nothing
  * further is looked at. 0; -EINVAL or -errno with a whole sentence in @why. */
 int config_load(struct config *ret, int argc, char *const *argv, char *why, size_t why_bytes);
+/* The configuration of a first boot: --masters, or this node alone at @addr. */
+void config_first(const struct config *c, const char *addr, struct membership *ret);
+/* @m is in force: take over its constants. 0, or -EINVAL: what was said differs from one of them,
+ * or does not go with it; @why says which. @source: who has it so ("the cluster"). */
+int config_adopt(struct config *c, const struct membership *m, const char *source, char *why,
+	size_t why_bytes);
+/* Is the host of "HOST:PORT" one that names all addresses of a machine and can be dialled by
+ * nobody? */
+bool config_wildcard(const char *addr);
 void config_help(FILE *out);

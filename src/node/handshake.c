@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "node/config.h"
 
 /* Refusals travel as sentences; the one that stops a node is known by its form. */
 #define SEEN_FORMAT "node %u was active in this cluster before"
@@ -23,7 +24,7 @@ static __attribute__((format(printf, 3, 4))) int refuse(
 
 static bool is_master(const struct identity *self, uint8_t node)
 {
-	return memchr(self->masters, node, self->n_masters) != NULL;
+	return membership_role(&self->config, node) == ROLE_MASTER;
 }
 
 void handshake_offer(
@@ -36,17 +37,12 @@ void handshake_offer(
 		.first_boot = self->first_boot,
 		.link_index = link_index,
 		.threads = self->threads,
-		.slots = self->slots,
 		.inc = self->inc,
 		.after_inc = self->after_inc,
-		.epoch = self->epoch,
 		.mclk = mclk,
-		.max_lease_ms = self->max_lease_ms,
-		.attempt_ms = self->attempt_ms,
-		.drift_ppm = self->drift_ppm,
-		.n_masters = self->n_masters,
+		.config = self->config,
 	};
-	memcpy(ret->masters, self->masters, self->n_masters);
+	memcpy(ret->peer_addr, self->peer_addr, sizeof ret->peer_addr);
 	memcpy(ret->cluster, self->cluster, sizeof ret->cluster);
 }
 
@@ -71,44 +67,74 @@ uint16_t handshake_links(const struct identity *self, const struct hello *theirs
 	return self->threads < theirs->threads ? self->threads : theirs->threads;
 }
 
-static void list_ids(const uint8_t *ids, unsigned n, char *ret, size_t bytes)
+static void list_ids(const struct member *members, unsigned n, char *ret, size_t bytes)
 {
 	size_t at = 0;
-	ret[0] = '\0';
+	(void)snprintf(ret, bytes, "%s", n == 0 ? "none" : "");
 	for (unsigned i = 0; i < n && at < bytes; i++) {
-		int k = snprintf(ret + at, bytes - at, "%s%u", i == 0 ? "" : ",", ids[i]);
+		int k = snprintf(ret + at, bytes - at, "%s%u", i == 0 ? "" : ",", members[i].id);
 		at += k < 0 ? 0 : (size_t)k;
 	}
 }
 
+static bool same_ids(const struct member *a, unsigned n_a, const struct member *b, unsigned n_b)
+{
+	bool same = n_a == n_b;
+	for (unsigned i = 0; same && i < n_a; i++)
+		same = a[i].id == b[i].id;
+	return same;
+}
+
+/* No change of the configuration changes them, so they tell two clusters of one name apart. */
 static int check_constants(
 	const struct identity *self, const struct hello *h, char *why, size_t why_bytes)
 {
+	const struct membership *a = &self->config;
+	const struct membership *b = &h->config;
 	const struct {
 		const char *name;
-		uint64_t ours, theirs;
+		uint32_t ours, theirs;
 	} constants[] = {
-		{"--slots", self->slots, h->slots},
-		{"--max-lease", self->max_lease_ms, h->max_lease_ms},
-		{"--attempt-time", self->attempt_ms, h->attempt_ms},
-		{"--drift-ppm", self->drift_ppm, h->drift_ppm},
-		{"epoch", self->epoch, h->epoch},
+		{"--slots", a->slots, b->slots},
+		{"--max-lease", a->max_lease_ms, b->max_lease_ms},
+		{"--attempt-time", a->attempt_ms, b->attempt_ms},
+		{"--drift-ppm", a->drift_ppm, b->drift_ppm},
 	};
 	for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
 		if (constants[i].ours != constants[i].theirs)
-			return refuse(why, why_bytes, "node %u has %s %llu, node %u has %llu",
-				h->node, constants[i].name, (unsigned long long)constants[i].theirs,
-				self->node, (unsigned long long)constants[i].ours);
-	if (self->n_masters != h->n_masters ||
-		memcmp(self->masters, h->masters, self->n_masters) != 0) {
-		char theirs[64];
-		char ours[64];
-		list_ids(h->masters, h->n_masters, theirs, sizeof theirs);
-		list_ids(self->masters, self->n_masters, ours, sizeof ours);
-		return refuse(why, why_bytes, "node %u has masters %s, node %u has %s", h->node,
-			theirs, self->node, ours);
-	}
+			return refuse(why, why_bytes, "node %u has %s %u, node %u has %u", h->node,
+				constants[i].name, constants[i].theirs, self->node,
+				constants[i].ours);
 	return 0;
+}
+
+static int check_members(
+	const struct identity *self, const struct hello *h, char *why, size_t why_bytes)
+{
+	const struct membership *a = &self->config;
+	const struct membership *b = &h->config;
+	if (a->epoch != b->epoch)
+		return 0;
+	bool masters = same_ids(a->masters, a->n_masters, b->masters, b->n_masters);
+	if (masters && same_ids(a->replicas, a->n_replicas, b->replicas, b->n_replicas))
+		return 0;
+	char theirs[64];
+	char ours[64];
+	list_ids(masters ? b->replicas : b->masters, masters ? b->n_replicas : b->n_masters, theirs,
+		sizeof theirs);
+	list_ids(masters ? a->replicas : a->masters, masters ? a->n_replicas : a->n_masters, ours,
+		sizeof ours);
+	return refuse(why, why_bytes, "node %u has %s %s, node %u has %s", h->node,
+		masters ? "replicas" : "masters", theirs, self->node, ours);
+}
+
+/* It may end up in a configuration. */
+static bool printable(const char *addr)
+{
+	for (; *addr != '\0'; addr++)
+		if (*addr <= ' ' || *addr > '~')
+			return false;
+	return true;
 }
 
 int handshake_check(const struct identity *self, const struct hello *h, uint8_t expected, char *why,
@@ -124,11 +150,15 @@ int handshake_check(const struct identity *self, const struct hello *h, uint8_t 
 	if (h->node == self->node)
 		return refuse(why, why_bytes, "there are two nodes with id %u", h->node);
 	if (expected != 0 && h->node != expected)
-		return refuse(why, why_bytes, "node %u answers where --masters has node %u",
-			h->node, expected);
-	int r = check_constants(self, h, why, why_bytes);
-	if (r != 0)
-		return r;
+		return refuse(why, why_bytes, "node %u answers where node %u is listed", h->node,
+			expected);
+	if (self->config.epoch != 0 && h->config.epoch != 0) {
+		int r = check_constants(self, h, why, why_bytes);
+		if (r == 0)
+			r = check_members(self, h, why, why_bytes);
+		if (r != 0)
+			return r;
+	}
 	if (h->inc == 0)
 		return refuse(why, why_bytes, "node %u has no incarnation", h->node);
 	if (h->threads < 1 || h->threads > THREADS_MAX)
@@ -137,6 +167,9 @@ int handshake_check(const struct identity *self, const struct hello *h, uint8_t 
 	if (h->link_index >= handshake_links(self, h))
 		return refuse(why, why_bytes, "node %u opens link %u, there are %u", h->node,
 			h->link_index, handshake_links(self, h));
+	if (!printable(h->peer_addr))
+		return refuse(
+			why, why_bytes, "node %u says an address that nobody can dial", h->node);
 	uint64_t seen = self->seen_inc[h->node];
 	if (h->first_boot && seen != 0 && seen != h->inc)
 		return refuse(why, why_bytes,
@@ -159,6 +192,36 @@ int handshake_check(const struct identity *self, const struct hello *h, uint8_t 
 	return 0;
 }
 
+bool handshake_newer(const struct identity *self, const struct hello *theirs)
+{
+	return theirs->config.epoch > self->config.epoch;
+}
+
+bool handshake_asks(const struct hello *theirs)
+{
+	return theirs->config.epoch == 0;
+}
+
+void handshake_address(
+	const struct hello *theirs, const char *seen, char ret[MEMBER_ADDR_MAX_BYTES + 1])
+{
+	const char *port = strrchr(theirs->peer_addr, ':');
+	const char *host_end = strrchr(seen, ':');
+	memcpy(ret, theirs->peer_addr, sizeof theirs->peer_addr);
+	if (port == NULL || host_end == NULL || !config_wildcard(theirs->peer_addr))
+		return;
+	int n = snprintf(
+		ret, sizeof theirs->peer_addr, "%.*s%s", (int)(host_end - seen), seen, port);
+	if (n < 0 || (size_t)n >= sizeof theirs->peer_addr)
+		ret[0] = '\0';
+}
+
+bool handshake_moved(const struct identity *self, const struct hello *theirs, const char *addr)
+{
+	const struct member *m = membership_find(&self->config, theirs->node);
+	return m != NULL && addr[0] != '\0' && strcmp(m->addr, addr) != 0;
+}
+
 void handshake_note(struct identity *self, const struct hello *h, uint16_t link_index)
 {
 	CHECK(link_index < THREADS_MAX);
@@ -167,7 +230,7 @@ void handshake_note(struct identity *self, const struct hello *h, uint16_t link_
 	self->live[h->node].inc = h->inc;
 	self->live[h->node].links |= UINT64_C(1) << link_index;
 	/* Not only NODE_ACTIVE: a node in quarantine begins to vote without another hello. */
-	if (is_master(self, h->node) && h->status != NODE_NONMEMBER)
+	if (is_master(self, h->node) && h->status != NODE_NONMEMBER && h->status != NODE_REPLICA)
 		self->seen_inc[h->node] = h->inc;
 }
 

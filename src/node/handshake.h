@@ -13,15 +13,10 @@ struct identity {
 	uint8_t status; /* enum node_status */
 	bool first_boot;
 	uint16_t threads;
-	uint16_t slots;
 	uint64_t inc;
 	uint64_t after_inc; /* it stopped as that incarnation and held nothing; 0: no such claim */
-	uint64_t epoch;
-	uint32_t max_lease_ms;
-	uint32_t attempt_ms;
-	uint32_t drift_ppm;
-	uint8_t n_masters;
-	uint8_t masters[MASTERS_MAX];
+	struct membership config; /* that it acts by; epoch 0: none yet, it asks for one (--join) */
+	char peer_addr[MEMBER_ADDR_MAX_BYTES + 1]; /* where others reach it */
 	char cluster[CLUSTER_NAME_MAX_BYTES + 1];
 	/* By node id: incarnation that this node last shook hands with as a voter or a voter to be,
 	 * 0: none. A vote it gave may still count, so a first boot under that id is a lie. */
@@ -45,9 +40,21 @@ void handshake_refusal(
 	const struct identity *self, uint64_t mclk, const char *reason, struct hello *ret);
 
 /* May we talk? @expected: the node that was dialled, 0: any. 0, or -EPROTO with the sentence that
- * says what differs. */
+ * says what differs. Nodes of different epochs may: the older learns the newer configuration. Of
+ * one epoch they must agree in who masters and replicas are; addresses are names of the same, and
+ * may differ. */
 int handshake_check(const struct identity *self, const struct hello *h, uint8_t expected, char *why,
 	size_t why_bytes);
+/* Does the sender of an accepted hello know a newer configuration than we, or is it one without,
+ * which wants to be told ours and nothing else? */
+bool handshake_newer(const struct identity *self, const struct hello *theirs);
+bool handshake_asks(const struct hello *theirs);
+/* Where its sender is reached. @seen: the address that the connection comes from; its host stands
+ * in for one that only the sender could dial. */
+void handshake_address(
+	const struct hello *theirs, const char *seen, char ret[MEMBER_ADDR_MAX_BYTES + 1]);
+/* Is it listed here with another address? Not refused: one may be a name and the other a number. */
+bool handshake_moved(const struct identity *self, const struct hello *theirs, const char *addr);
 /* Note an accepted hello, for link @link_index. */
 void handshake_note(struct identity *self, const struct hello *h, uint16_t link_index);
 /* That link is no more. */

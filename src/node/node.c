@@ -114,19 +114,105 @@ static int init_identity(struct node *n, char *why, size_t why_bytes)
 	n->seed = words[1];
 	n->self = (struct identity){
 		.node = (uint8_t)c->id,
-		.status = NODE_QUARANTINE,
+		.status = NODE_NONMEMBER,
 		.threads = (uint16_t)c->threads,
-		.slots = (uint16_t)c->slots,
 		.inc = words[0] == 0 ? 1 : words[0],
-		.epoch = c->epoch,
-		.max_lease_ms = c->max_lease_ms,
-		.attempt_ms = c->attempt_ms,
-		.drift_ppm = c->drift_ppm,
-		.n_masters = (uint8_t)c->n_masters,
 	};
-	for (unsigned i = 0; i < c->n_masters; i++)
-		n->self.masters[i] = c->masters[i].id;
 	memcpy(n->self.cluster, c->cluster, sizeof n->self.cluster);
+	(void)snprintf(n->self.peer_addr, sizeof n->self.peer_addr, "%s", c->peer_advertise);
+	return 0;
+}
+
+/* What a state file has to agree with: 0 for what was not said. */
+static struct state said_state(const struct node *n)
+{
+	const struct config *c = &n->cfg;
+	struct state s = {.node = n->self.node,
+		.reg.committed = {
+			.slots = (uint16_t)(c->said_slots ? c->slots : 0),
+			.max_lease_ms = c->said_max_lease ? c->max_lease_ms : 0,
+			.attempt_ms = c->said_attempt ? c->attempt_ms : 0,
+			.drift_ppm = c->said_drift ? c->drift_ppm : 0,
+			.n_masters = (uint8_t)c->n_masters,
+		}};
+	memcpy(s.reg.committed.masters, c->masters, sizeof s.reg.committed.masters);
+	memcpy(s.cluster, c->cluster, sizeof s.cluster);
+	return s;
+}
+
+/* As long as --masters say who they are, they also say where: a node may have moved. */
+static void take_addresses(struct node *n)
+{
+	struct membership *m = &n->state.reg.committed;
+	for (unsigned i = 0; i < n->cfg.n_masters && m->epoch == 1; i++)
+		m->masters[i] = n->cfg.masters[i];
+}
+
+static void log_ignored(const struct node *n)
+{
+	const struct config *c = &n->cfg;
+	const struct membership *m = &n->state.reg.committed;
+	if (c->new_cluster)
+		log_info("--new-cluster ignored: %s exists, this node has been here before",
+			n->file.path);
+	if (c->join[0] != '\0')
+		log_info("--join ignored: %s knows who the members are", n->file.path);
+	if (c->n_masters != 0 && m->epoch > 1)
+		log_info("--masters ignored: %s has a later configuration", n->file.path);
+}
+
+/* Opens the file. STATE_LOADED, STATE_FRESH (or no file is kept), or -errno. */
+static int load_state(struct node *n, char *why, size_t why_bytes)
+{
+	if (n->cfg.ephemeral)
+		return STATE_FRESH;
+	struct state want = said_state(n);
+	struct state found;
+	int r = state_file_open(&n->file, n->cfg.state_dir, n->self.node, &found, why, why_bytes);
+	if (r < 0)
+		return r;
+	n->has_file = true;
+	if (r == STATE_FRESH)
+		return r;
+	r = state_check(&want, &found, n->file.path, why, why_bytes);
+	if (r != 0)
+		return r;
+	n->file_loaded = true;
+	n->self.after_inc = found.clean ? found.inc : 0;
+	n->loaded_ceiling_n = found.ceiling_n;
+	n->state.ceiling_n = found.ceiling_n;
+	n->state.reg = found.reg;
+	take_addresses(n);
+	if (n->start_n < found.ceiling_n)
+		n->start_n = found.ceiling_n;
+	log_ignored(n);
+	return STATE_LOADED;
+}
+
+/* Without a file that tells: from the flags, or from the cluster. */
+static int first_configuration(struct node *n, char *why, size_t why_bytes)
+{
+	const struct config *c = &n->cfg;
+	struct membership *m = &n->state.reg.committed;
+	if (n->has_file)
+		n->state.ceiling_n = ceiling_above(n->start_n);
+	if (c->join[0] != '\0') {
+		int r = join_fetch(n, m, why, why_bytes);
+		if (r != 0)
+			return r;
+	} else {
+		config_first(c, c->peer_listen, m);
+	}
+	bool master = membership_role(m, n->self.node) == ROLE_MASTER;
+	bool alone = master && m->n_masters == 1;
+	n->self.first_boot = c->new_cluster && master;
+	/* A file may have been lost. A cluster of this node alone has nobody who could know better:
+	 * what it may have promised is over with the leases that it may have granted. */
+	n->forgetful = !n->self.first_boot && !alone;
+	if (n->has_file && master && !n->self.first_boot)
+		log_warn("%s is not there: waiting as after a loss of memory (a first boot of a "
+			 "new cluster says --new-cluster)",
+			n->file.path);
 	return 0;
 }
 
@@ -134,53 +220,48 @@ static int init_identity(struct node *n, char *why, size_t why_bytes)
  * all, so that a start that fails for another reason leaves a first boot possible. */
 static int init_state(struct node *n, char *why, size_t why_bytes)
 {
-	const struct config *c = &n->cfg;
 	n->start_n = node_wall_n();
-	n->state = (struct state){
-		.node = n->self.node,
-		.inc = n->self.inc,
-		.n_masters = n->self.n_masters,
-		.slots = n->self.slots,
-		.max_lease_ms = c->max_lease_ms,
-		.attempt_ms = c->attempt_ms,
-		.drift_ppm = c->drift_ppm,
-		.epoch = c->epoch,
-		.ceiling_n = BALLOT_MAX,
-	};
-	memcpy(n->state.masters, n->self.masters, n->self.n_masters);
-	memcpy(n->state.cluster, c->cluster, sizeof n->state.cluster);
-	n->self.first_boot = c->new_cluster && c->is_master;
-	/* One that does not vote promises nothing that it could forget. */
-	if (c->ephemeral || !c->is_master)
-		return 0;
-	struct state found;
-	int r = state_file_open(&n->file, c->state_dir, n->self.node, &found, why, why_bytes);
+	n->state =
+		(struct state){.node = n->self.node, .inc = n->self.inc, .ceiling_n = BALLOT_MAX};
+	memcpy(n->state.cluster, n->cfg.cluster, sizeof n->state.cluster);
+	int r = load_state(n, why, why_bytes);
+	if (r == STATE_FRESH)
+		r = first_configuration(n, why, why_bytes);
 	if (r < 0)
 		return r;
-	n->has_file = true;
-	if (r == STATE_FRESH) {
-		n->state.ceiling_n = ceiling_above(n->start_n);
-		if (!c->new_cluster)
-			log_warn("%s is not there: waiting as after a loss of memory (a first boot "
-				 "of a new "
-				 "cluster says --new-cluster)",
-				n->file.path);
-		return 0;
+	r = config_adopt(&n->cfg, &n->state.reg.committed,
+		n->file_loaded ? n->file.path : "the cluster", why, why_bytes);
+	n->self.threads = (uint16_t)n->cfg.threads;
+	return r;
+}
+
+/* Where others are told to dial, and what a cluster of this node alone says of it; port 0 is known
+ * only now. */
+static void init_addresses(struct node *n)
+{
+	struct membership *m = &n->state.reg.committed;
+	const char *host = n->cfg.peer_listen;
+	const char *bound = n->cfg.peer_listen;
+	if (n->self.peer_addr[0] == '\0') {
+		const struct member *own = membership_find(m, n->self.node);
+		bool any_port = strcmp(strrchr(host, ':'), ":0") == 0;
+		if (any_port)
+			bound = n->peer_addr;
+		if (n->file_loaded && own != NULL && !any_port)
+			(void)snprintf(
+				n->self.peer_addr, sizeof n->self.peer_addr, "%s", own->addr);
+		else
+			(void)snprintf(n->self.peer_addr, sizeof n->self.peer_addr, "%.*s%s",
+				(int)(strrchr(host, ':') - host), host, strrchr(bound, ':'));
 	}
-	r = state_check(&n->state, &found, n->file.path, why, why_bytes);
-	if (r != 0)
-		return r;
-	if (c->new_cluster)
-		log_info("--new-cluster ignored: %s exists, this node has been here before",
-			n->file.path);
-	n->self.first_boot = false;
-	n->self.after_inc = found.clean ? found.inc : 0;
-	n->file_loaded = true;
-	n->loaded_ceiling_n = found.ceiling_n;
-	n->state.ceiling_n = found.ceiling_n;
-	if (n->start_n < found.ceiling_n)
-		n->start_n = found.ceiling_n;
-	return 0;
+	bool alone = n->cfg.n_masters == 0 && n->cfg.join[0] == '\0' && !n->file_loaded;
+	if (alone)
+		memcpy(m->masters[0].addr, n->self.peer_addr, sizeof m->masters[0].addr);
+	if (alone && config_wildcard(n->self.peer_addr))
+		log_warn("other nodes cannot dial %s: say --peer-advertise before this cluster "
+			 "grows",
+			n->self.peer_addr);
+	n->self.config = *m;
 }
 
 /* A killed node's sockets are let go of by the kernel a moment after the process is gone (io_uring
@@ -250,9 +331,16 @@ static int open_mail(struct node *n, char *why, size_t why_bytes)
 	if (n->mesh == NULL)
 		return fail(-ENOMEM, why, why_bytes, "out of memory");
 	n->mail = mailbox_of(n->mesh, n->cfg.threads);
+	return 0;
+}
+
+static int open_control(struct node *n, char *why, size_t why_bytes)
+{
+	struct clocks now;
 	struct peering_hooks hooks = control_hooks(n);
-	n->peering = peering_new(&n->self, &n->clock, &n->cfg, n->peer_listen_fd, &hooks, n->seed);
-	if (n->peering == NULL)
+	io_clock_read(&n->clock, &now);
+	n->peering = peering_new(&n->self, &n->clock, n->peer_listen_fd, &hooks, n->seed);
+	if (n->peering == NULL || configuration_init(n, &now) != 0)
 		return fail(-ENOMEM, why, why_bytes, "out of memory");
 	return 0;
 }
@@ -283,30 +371,34 @@ static void log_start(const struct node *n)
 	const struct config *c = &n->cfg;
 	log_info("lockerd %s: node %u of cluster \"%s\", masters %u, slots %u, threads %u, pinning "
 		 "%s, %s",
-		node_version(), c->id, c->cluster, c->n_masters, c->slots, c->threads,
+		node_version(), c->id, c->cluster, n->self.config.n_masters, c->slots, c->threads,
 		c->pin == PIN_OFF    ? "off"
 		: c->pin == PIN_AUTO ? "auto"
 				     : "by list",
-		n->has_file    ? n->file.path
-		: c->is_master ? "ephemeral"
-			       : "no state to keep");
+		n->has_file ? n->file.path : "ephemeral");
+	configuration_log(
+		&n->self.config, n->file_loaded ? "is known" : "is the one to begin with");
 }
 
 static int build(struct node *n, char *why, size_t why_bytes)
 {
 	int r = io_probe(why, why_bytes);
 	if (r == 0)
-		r = raise_nofile(&n->cfg, why, why_bytes);
+		r = open_signals(n, why, why_bytes);
 	if (r == 0)
 		r = init_identity(n, why, why_bytes);
 	if (r == 0)
 		r = init_state(n, why, why_bytes);
 	if (r == 0)
+		r = raise_nofile(&n->cfg, why, why_bytes);
+	if (r == 0)
 		r = open_listeners(n, why, why_bytes);
 	if (r == 0)
-		r = open_signals(n, why, why_bytes);
+		init_addresses(n);
 	if (r == 0)
 		r = open_mail(n, why, why_bytes);
+	if (r == 0)
+		r = open_control(n, why, why_bytes);
 	if (r == 0)
 		r = threads_start(n, why, why_bytes);
 	if (r == 0)
@@ -358,6 +450,7 @@ void node_free(struct node *n)
 		return;
 	(void)threads_stop(n, UINT64_MAX);
 	peering_free(n->peering);
+	free(n->members);
 	if (n->mesh != NULL)
 		mailbox_mesh_free(n->mesh);
 	for (unsigned i = 0; i < n->cfg.threads; i++)
@@ -382,11 +475,12 @@ void node_ready_line(const struct node *n, char *ret, size_t bytes)
 	char wait[96] = "";
 	uint64_t ask_ns = engine_restart_wait_ns(c->attempt_ms, c->drift_ppm);
 	uint64_t vote_ns = engine_quarantine_ns(c->max_lease_ms, c->attempt_ms, c->drift_ppm);
-	if (c->is_master && n->restart.kind == RESTART_EMPTY && !n->restart.alone)
+	bool waits = n->role == ROLE_MASTER && n->restart.kind == RESTART_EMPTY;
+	if (waits && !n->restart.alone)
 		(void)snprintf(wait, sizeof wait,
 			" (quarantine: asks the others for their leases in %.1f s)",
 			(double)ask_ns / 1e9);
-	else if (c->is_master && n->restart.kind == RESTART_EMPTY)
+	else if (waits)
 		(void)snprintf(
 			wait, sizeof wait, " (quarantine: votes in %.0f s)", (double)vote_ns / 1e9);
 	(void)snprintf(ret, bytes,

@@ -223,8 +223,11 @@ static int apply(const struct option *o, const char *prefix, const char *value, 
 	char *why, size_t why_bytes)
 {
 	char reason[256] = "";
-	if (o->set(o, value, into, reason, sizeof reason) == 0)
+	if (o->set(o, value, into, reason, sizeof reason) == 0) {
+		if (o->said != 0)
+			*(bool *)((char *)into + o->said) = true;
 		return 0;
+	}
 	return refuse(why, why_bytes, "%s%s%s%s%.80s: %s", prefix, prefix[0] == '\0' ? "--" : "",
 		o->name, value[0] == '\0' ? "" : " ", value, reason);
 }

@@ -26,6 +26,7 @@ struct option {
 	size_t offset;     /* of the field, for the setter */
 	uint64_t min, max; /* bounds; what they count is the setter's */
 	bool flags_only;   /* makes no sense in a file */
+	size_t said;       /* offset of a bool, set when it was given and not defaulted; 0: none */
 };
 
 /* The table ends with a row without a name. */

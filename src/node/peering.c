@@ -28,7 +28,7 @@ struct conn {
 	int fd; /* -1: free */
 	bool connecting;
 	bool in_done;
-	bool accepted_ok; /* in: the answer under way is a yes */
+	bool accepted_ok; /* in: the answer under way is a yes, and a link follows */
 	bool refusing;    /* out: our hello is a no, and all we have to say */
 	uint8_t node;     /* out: dialled */
 	uint16_t link;    /* out */
@@ -50,10 +50,10 @@ struct dial {
 	uint64_t inc; /* DIAL_UP: who is at the other end */
 };
 
-/* A master that we dial. */
+/* A member that we dial. */
 struct target {
 	uint8_t node;
-	const char *addr;
+	char addr[MEMBER_ADDR_MAX_BYTES + 1];
 	uint16_t links;    /* 0: its threads are not known yet */
 	bool absence_said; /* one line an outage */
 	char refusal[200]; /* what its next hello from us says: we do not talk to it */
@@ -68,7 +68,8 @@ struct peering {
 	struct peering_hooks hooks;
 	struct prng prng;
 	unsigned n_targets;
-	struct target targets[MASTERS_MAX];
+	struct target targets[PEERING_TARGETS_MAX];
+	uint16_t links[NODE_ID_MAX + 1]; /* by node, as last agreed on; 0: never */
 	struct {
 		uint64_t what, at;
 	} said[SAID_MAX];
@@ -87,8 +88,8 @@ static bool is_out(const struct peering *p, const struct conn *c)
 	return c - p->conns >= PEERING_IN_MAX;
 }
 
-struct peering *peering_new(struct identity *self, struct io_clock *clock, const struct config *cfg,
-	int listen_fd, const struct peering_hooks *hooks, uint64_t seed)
+struct peering *peering_new(struct identity *self, struct io_clock *clock, int listen_fd,
+	const struct peering_hooks *hooks, uint64_t seed)
 {
 	struct peering *p = calloc(1, sizeof *p);
 	if (p == NULL)
@@ -100,12 +101,7 @@ struct peering *peering_new(struct identity *self, struct io_clock *clock, const
 	prng_seed(&p->prng, seed);
 	for (unsigned i = 0; i < CONNS_MAX; i++)
 		p->conns[i].fd = -1;
-	for (unsigned i = 0; i < cfg->n_masters; i++) {
-		const struct master *m = &cfg->masters[i];
-		if (cfg->is_master && m->id >= cfg->id)
-			continue;
-		p->targets[p->n_targets++] = (struct target){.node = m->id, .addr = m->addr};
-	}
+	peering_retarget(p);
 	return p;
 }
 
@@ -212,6 +208,73 @@ static void dial(struct peering *p, struct target *t, uint16_t link)
 	t->dials[link].state = DIAL_RUNNING;
 }
 
+/* ---- whom to dial ---- */
+
+static bool to_be_dialled(const struct identity *self, uint8_t node)
+{
+	bool member = membership_role(&self->config, self->node) != ROLE_NONE;
+	return node != self->node && (!member || node < self->node);
+}
+
+/* Links to it may be up already: it dialled us, or was one of the targets before. */
+static void target_init(const struct peering *p, struct target *t, const struct member *m)
+{
+	*t = (struct target){.node = m->id, .links = p->links[m->id]};
+	memcpy(t->addr, m->addr, sizeof t->addr);
+	for (unsigned k = 0; k < THREADS_MAX; k++) {
+		if ((p->self->live[m->id].links >> k & 1) == 0)
+			continue;
+		t->dials[k].state = DIAL_UP;
+		t->dials[k].inc = p->self->live[m->id].inc;
+	}
+}
+
+static void end_dials(struct peering *p, uint8_t node)
+{
+	for (unsigned i = PEERING_IN_MAX; i < CONNS_MAX; i++)
+		if (p->conns[i].fd >= 0 && p->conns[i].node == node)
+			conn_end(p, &p->conns[i]);
+}
+
+static void keep_or_drop(struct peering *p)
+{
+	unsigned kept = 0;
+	for (unsigned i = 0; i < p->n_targets; i++) {
+		struct target *t = &p->targets[i];
+		const struct member *m = membership_find(&p->self->config, t->node);
+		bool keep = m != NULL && to_be_dialled(p->self, t->node);
+		if (!keep || strcmp(m->addr, t->addr) != 0)
+			end_dials(p, t->node);
+		if (!keep)
+			continue;
+		memcpy(t->addr, m->addr, sizeof t->addr);
+		if (kept != i)
+			p->targets[kept] = *t;
+		kept++;
+	}
+	p->n_targets = kept;
+}
+
+static void add_targets(struct peering *p, const struct member *members, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (!to_be_dialled(p->self, members[i].id) || target_of(p, members[i].id) != NULL)
+			continue;
+		CHECK(p->n_targets < PEERING_TARGETS_MAX);
+		target_init(p, &p->targets[p->n_targets++], &members[i]);
+	}
+}
+
+void peering_retarget(struct peering *p)
+{
+	const struct membership *m = &p->self->config;
+	keep_or_drop(p);
+	add_targets(p, m->masters, m->n_masters);
+	add_targets(p, m->replicas, m->n_replicas);
+}
+
+/* ---- dialling ---- */
+
 /* The links after the first wait for it: it tells how many there are. */
 static bool dialable(const struct target *t, unsigned link)
 {
@@ -243,6 +306,16 @@ void peering_link_down(struct peering *p, const struct mail_link *link)
 
 /* ---- handshakes ---- */
 
+static void note_moved(struct peering *p, uint8_t node, const char *addr)
+{
+	char text[320];
+	(void)snprintf(text, sizeof text,
+		"node %u says that it is reached there, the configuration has it at %s, where "
+		"nodes that dial it will try",
+		node, membership_find(&p->self->config, node)->addr);
+	complain(p, addr, text);
+}
+
 static void hand_over(struct peering *p, struct conn *c)
 {
 	const struct hello *h = &c->theirs;
@@ -259,6 +332,12 @@ static void hand_over(struct peering *p, struct conn *c)
 		.peer_mclk_at = c->read_at,
 	};
 	memcpy(a.addr, c->addr, sizeof a.addr);
+	handshake_address(h, c->addr, a.peer_addr);
+	if (handshake_moved(p->self, h, a.peer_addr))
+		note_moved(p, h->node, a.peer_addr);
+	if (handshake_newer(p->self, h))
+		p->hooks.learn(p->hooks.arg, &h->config);
+	p->links[h->node] = links;
 	sock_hand_over(c->fd);
 	c->fd = -1;
 	handshake_note(p->self, h, link);
@@ -389,7 +468,12 @@ static void work_out(struct peering *p, struct conn *c)
 		return;
 	}
 	char why[200] = "";
-	if (handshake_check(p->self, &c->theirs, c->node, why, sizeof why) != 0) {
+	bool good = handshake_check(p->self, &c->theirs, c->node, why, sizeof why) == 0;
+	if (good && handshake_asks(&c->theirs)) {
+		(void)snprintf(why, sizeof why, "node %u knows no configuration", c->theirs.node);
+		good = false;
+	}
+	if (!good) {
 		/* It let us in and need not know: the next dial tells it. */
 		(void)snprintf(t->refusal, sizeof t->refusal, "%s", why);
 		complain(p, c->addr, why);
@@ -411,8 +495,9 @@ static void work_in(struct peering *p, struct conn *c)
 		}
 		char why[200] = "";
 		struct hello h;
-		c->accepted_ok = handshake_check(p->self, &c->theirs, 0, why, sizeof why) == 0;
-		if (c->accepted_ok) {
+		bool good = handshake_check(p->self, &c->theirs, 0, why, sizeof why) == 0;
+		c->accepted_ok = good && !handshake_asks(&c->theirs);
+		if (good) {
 			handshake_answer(p->self, &c->theirs, c->read_at, mclk(p), &h);
 		} else {
 			complain(p, c->addr, why);

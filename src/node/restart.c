@@ -16,6 +16,11 @@ void restart_init(struct restart *r, const struct restart_config *cfg)
 			   engine_quarantine_ns(cfg->max_lease_ms, cfg->attempt_ms, cfg->drift_ppm),
 		.loaded_n = cfg->loaded_n,
 	};
+	/* Who becomes a master has no votes of an earlier life about. But those who could tell may
+	 * forget it before they do, so there is an end to its waiting, too (simulator, seed 2036).
+	 */
+	if (cfg->kind == RESTART_JOINED)
+		r->ask_ns = cfg->now_slow_ns;
 	if (MUTANT(RESTART_NO_WAIT))
 		r->ask_ns = cfg->now_slow_ns;
 	if (MUTANT(QUARANTINE_NONE))

@@ -1,5 +1,6 @@
-/* When a node votes after its start (protocol.md 2.8). Pure: told the time and what has happened,
- * it says what is to be done; the control thread does it, and so does the simulator's. */
+/* When a node votes after its start, or after it was made a master (protocol.md 2.8, 2.10). Pure:
+ * told the time and what has happened, it says what is to be done; the control thread does it, and
+ * so does the simulator's. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,6 +13,8 @@ enum restart_kind {
 	RESTART_FIRST_BOOT, /* nothing: this cluster has never run */
 	RESTART_CLEAN,      /* nothing, says its file: it stopped in good order and held nothing */
 	RESTART_EMPTY,      /* everything above its ceiling */
+	RESTART_JOINED, /* nothing: it becomes a master now, and has to learn what the others hold
+			 */
 };
 
 struct restart {

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/hash.h"
@@ -18,51 +19,67 @@
 #define MAGIC UINT64_C(0x3165746174736b6c)
 
 enum {
-	FORMAT_VERSION = 2,
-	FORMAT_OLDEST = 1,    /* without incarnation and flags */
-	SLOT_BYTES = 512,     /* one sector: written whole or, at worst, torn */
-	SLOT_DISTANCE = 4096, /* apart by a page and a physical sector, not to be torn together */
+	FORMAT_VERSION = 3,
+	SLOT_BYTES = 12288,    /* written whole or, at worst, torn: the checksum tells */
+	SLOT_DISTANCE = 16384, /* apart by a page and a physical sector, not to be torn together */
 	/* Offsets in a slot. */
 	AT_MAGIC = 0,
 	AT_VERSION = 8,
 	AT_SEQ = 16,
-	AT_EPOCH = 24,
-	AT_CEILING = 32,
-	AT_MAX_LEASE = 40,
-	AT_ATTEMPT = 44,
-	AT_DRIFT = 48,
-	AT_SLOTS = 52,
-	AT_NODE = 54,
-	AT_N_MASTERS = 55,
-	AT_MASTERS = 56,
-	AT_CLUSTER = 72,
-	AT_INC = 144,
-	AT_FLAGS = 152,
+	AT_CEILING = 24,
+	AT_INC = 32,
+	AT_PROMISED_N = 40,
+	AT_ACCEPTED_N = 48,
+	AT_PROMISED_NODE = 56,
+	AT_ACCEPTED_NODE = 57,
+	AT_NODE = 58,
+	AT_FLAGS = 59,
+	AT_CLUSTER = 64,
+	AT_CONFIGS = 128, /* committed, accepted; one behind the other, then zeros */
 	AT_SUM = SLOT_BYTES - 8,
 	FLAG_CLEAN = 1 << 0,
+	/* Formats 1 and 2: slots of another size, with magic and version at the same places. */
+	OLD_SLOT_BYTES = 512,
+	OLD_SLOT_DISTANCE = 4096,
 };
 
-_Static_assert(AT_MASTERS + MASTERS_MAX <= AT_CLUSTER, "masters fit");
-_Static_assert(AT_CLUSTER + CLUSTER_NAME_MAX_BYTES + 1 <= AT_INC, "cluster name fits");
+_Static_assert(AT_CLUSTER + CLUSTER_NAME_MAX_BYTES + 1 <= AT_CONFIGS, "cluster name fits");
+_Static_assert(AT_CONFIGS + 2 * (int)MEMBERSHIP_MAX_BYTES <= AT_SUM, "configurations fit");
+_Static_assert(SLOT_BYTES + 4096 <= SLOT_DISTANCE, "slots are apart");
+
+static bool ballot_valid(struct change_ballot b)
+{
+	return (b.n == 0) == (b.node == 0) && b.n <= BALLOT_MAX;
+}
+
+/* One rule for what is written and what is believed. */
+static bool state_valid(const struct state *s)
+{
+	const struct members_register *r = &s->reg;
+	return s->node != 0 && s->ceiling_n <= BALLOT_MAX && (!s->clean || s->inc != 0) &&
+	       ballot_valid(r->promised) && ballot_valid(r->accepted_at) &&
+	       (r->accepted.epoch == 0) == (r->accepted_at.n == 0);
+}
 
 static void slot_encode(uint8_t *p, const struct state *s, uint64_t seq)
 {
+	const struct members_register *r = &s->reg;
 	memset(p, 0, SLOT_BYTES);
 	put_u64(p + AT_MAGIC, MAGIC);
 	put_u32(p + AT_VERSION, FORMAT_VERSION);
 	put_u64(p + AT_SEQ, seq);
-	put_u64(p + AT_EPOCH, s->epoch);
 	put_u64(p + AT_CEILING, s->ceiling_n);
-	put_u32(p + AT_MAX_LEASE, s->max_lease_ms);
-	put_u32(p + AT_ATTEMPT, s->attempt_ms);
-	put_u32(p + AT_DRIFT, s->drift_ppm);
-	put_u16(p + AT_SLOTS, s->slots);
-	p[AT_NODE] = s->node;
-	p[AT_N_MASTERS] = s->n_masters;
-	memcpy(p + AT_MASTERS, s->masters, s->n_masters);
-	memcpy(p + AT_CLUSTER, s->cluster, strlen(s->cluster));
 	put_u64(p + AT_INC, s->inc);
+	put_u64(p + AT_PROMISED_N, r->promised.n);
+	put_u64(p + AT_ACCEPTED_N, r->accepted_at.n);
+	p[AT_PROMISED_NODE] = r->promised.node;
+	p[AT_ACCEPTED_NODE] = r->accepted_at.node;
+	p[AT_NODE] = s->node;
 	p[AT_FLAGS] = s->clean ? FLAG_CLEAN : 0;
+	memcpy(p + AT_CLUSTER, s->cluster, strlen(s->cluster));
+	struct buf b = {.data = p, .len = AT_CONFIGS, .cap = AT_SUM, .max = AT_SUM};
+	CHECK(membership_encode(&b, &r->committed) == 0);
+	CHECK(membership_encode(&b, &r->accepted) == 0);
 	put_u64(p + AT_SUM, hash_bytes(bytes_of(p, AT_SUM)));
 }
 
@@ -72,30 +89,40 @@ static int slot_decode(const uint8_t *p, struct state *ret, uint64_t *ret_seq)
 	if (get_u64(p + AT_MAGIC) != MAGIC ||
 		get_u64(p + AT_SUM) != hash_bytes(bytes_of(p, AT_SUM)))
 		return -EBADMSG;
-	uint32_t version = get_u32(p + AT_VERSION);
-	if (version < FORMAT_OLDEST || version > FORMAT_VERSION)
+	if (get_u32(p + AT_VERSION) != FORMAT_VERSION)
 		return -EPROTONOSUPPORT;
 	struct state s = {
-		.epoch = get_u64(p + AT_EPOCH),
-		.ceiling_n = get_u64(p + AT_CEILING),
-		.max_lease_ms = get_u32(p + AT_MAX_LEASE),
-		.attempt_ms = get_u32(p + AT_ATTEMPT),
-		.drift_ppm = get_u32(p + AT_DRIFT),
-		.slots = get_u16(p + AT_SLOTS),
 		.node = p[AT_NODE],
-		.n_masters = p[AT_N_MASTERS],
+		.reg.promised = {get_u64(p + AT_PROMISED_N), p[AT_PROMISED_NODE]},
+		.reg.accepted_at = {get_u64(p + AT_ACCEPTED_N), p[AT_ACCEPTED_NODE]},
+		.ceiling_n = get_u64(p + AT_CEILING),
 		.inc = get_u64(p + AT_INC),
 		.clean = p[AT_FLAGS] == FLAG_CLEAN,
 	};
-	if (s.n_masters > MASTERS_MAX || s.ceiling_n > BALLOT_MAX || get_u64(p + AT_SEQ) == 0 ||
-		p[AT_CLUSTER + CLUSTER_NAME_MAX_BYTES] != 0 || (p[AT_FLAGS] & ~FLAG_CLEAN) != 0 ||
-		(s.clean && s.inc == 0))
+	struct bytes configs = bytes_of(p + AT_CONFIGS, AT_SUM - AT_CONFIGS);
+	if (get_u64(p + AT_SEQ) == 0 || p[AT_CLUSTER + CLUSTER_NAME_MAX_BYTES] != 0 ||
+		(p[AT_FLAGS] & ~FLAG_CLEAN) != 0 ||
+		membership_decode(&configs, &s.reg.committed) != 0 ||
+		membership_decode(&configs, &s.reg.accepted) != 0 || !state_valid(&s))
 		return -EBADMSG;
-	memcpy(s.masters, p + AT_MASTERS, s.n_masters);
 	memcpy(s.cluster, p + AT_CLUSTER, sizeof s.cluster);
 	*ret_seq = get_u64(p + AT_SEQ);
 	*ret = s;
 	return 0;
+}
+
+/* Whether the first @n bytes of the file are those of an older format. */
+static bool is_old_format(const uint8_t *p, size_t n)
+{
+	for (size_t at = 0; at <= OLD_SLOT_DISTANCE; at += OLD_SLOT_DISTANCE) {
+		const uint8_t *slot = p + at;
+		size_t sum_at = OLD_SLOT_BYTES - 8;
+		if (n >= at + OLD_SLOT_BYTES && get_u64(slot + AT_MAGIC) == MAGIC &&
+			get_u32(slot + AT_VERSION) < FORMAT_VERSION &&
+			get_u64(slot + sum_at) == hash_bytes(bytes_of(slot, sum_at)))
+			return true;
+	}
+	return false;
 }
 
 static int sync_parent(int dir_fd)
@@ -162,7 +189,7 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 	}
 	if (st.st_size == 0)
 		return STATE_FRESH;
-	bool newer = false, damaged = false;
+	bool other_format = false, damaged = false;
 	for (unsigned i = 0; i < 2; i++) {
 		uint8_t slot[SLOT_BYTES];
 		struct state s;
@@ -177,7 +204,9 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 			return -error;
 		}
 		int r = n == SLOT_BYTES ? slot_decode(slot, &s, &seq) : -EBADMSG;
-		newer |= r == -EPROTONOSUPPORT;
+		if (i == 0 && r == -EBADMSG && is_old_format(slot, (size_t)n))
+			r = -EPROTONOSUPPORT;
+		other_format |= r == -EPROTONOSUPPORT;
 		damaged |= r == -EBADMSG;
 		if (r != 0 || seq <= f->seq)
 			continue;
@@ -185,9 +214,12 @@ static int load(struct state_file *f, struct state *ret, char *why, size_t why_b
 		f->next_slot = 1 - i;
 		*ret = s;
 	}
-	if (newer) {
+	if (other_format) {
 		(void)snprintf(why, why_bytes,
-			"%s was written by another version of lockerd: use that one", f->path);
+			"%s was written by another version of lockerd, in a format that this one "
+			"does not read: use that one, or begin a new cluster with an empty "
+			"--state-dir on every node",
+			f->path);
 		return -EPROTONOSUPPORT;
 	}
 	if (f->seq == 0) {
@@ -224,8 +256,7 @@ int state_file_open(struct state_file *f, const char *dir, uint8_t node, struct 
 
 int state_file_write(struct state_file *f, const struct state *s)
 {
-	CHECK(s->n_masters <= MASTERS_MAX);
-	CHECK(s->ceiling_n <= BALLOT_MAX);
+	CHECK(state_valid(s));
 	uint8_t slot[SLOT_BYTES];
 	struct stat st;
 	/* Removed or replaced while it is in use: what is written to it nobody will find. */
@@ -261,17 +292,50 @@ void state_file_close(struct state_file *f)
 	f->fd = f->dir_fd = -1;
 }
 
-static bool differs(const char *name, uint64_t want, uint64_t found, const char *path, char *why,
+/* A constant of 0 was not said by this start. */
+static bool differs(const char *name, uint32_t want, uint32_t found, const char *path, char *why,
 	size_t why_bytes)
 {
-	if (want == found)
+	if (want == found || want == 0)
 		return false;
 	(void)snprintf(why, why_bytes,
-		"%s was written with %s %llu, this start has %llu: start it with the former; "
-		"changing it "
-		"needs a new cluster name and an empty --state-dir on every node",
-		path, name, (unsigned long long)found, (unsigned long long)want);
+		"%s was written with %s %u, this start has %u: start it with the former; changing "
+		"it needs a new cluster name and an empty --state-dir on every node",
+		path, name, found, want);
 	return true;
+}
+
+static bool other_masters(const struct membership *want, const struct membership *found)
+{
+	if (want->n_masters == 0)
+		return false;
+	if (want->n_masters != found->n_masters)
+		return true;
+	for (unsigned i = 0; i < want->n_masters; i++)
+		if (want->masters[i].id != found->masters[i].id)
+			return true;
+	return false;
+}
+
+static int check_config(const struct membership *want, const struct membership *found,
+	const char *path, char *why, size_t why_bytes)
+{
+	if (found->epoch == 1 && other_masters(want, found)) {
+		(void)snprintf(why, why_bytes,
+			"%s was written with other --masters (%u of them, this start has %u, or "
+			"other ids): start it with the former, and change them with "
+			"SETNODES",
+			path, found->n_masters, want->n_masters);
+		return -EINVAL;
+	}
+	if (differs("--slots", want->slots, found->slots, path, why, why_bytes) ||
+		differs("--max-lease", want->max_lease_ms, found->max_lease_ms, path, why,
+			why_bytes) ||
+		differs("--attempt-time", want->attempt_ms, found->attempt_ms, path, why,
+			why_bytes) ||
+		differs("--drift-ppm", want->drift_ppm, found->drift_ppm, path, why, why_bytes))
+		return -EINVAL;
+	return 0;
 }
 
 int state_check(const struct state *want, const struct state *found, const char *path, char *why,
@@ -280,35 +344,18 @@ int state_check(const struct state *want, const struct state *found, const char 
 	if (strcmp(want->cluster, found->cluster) != 0) {
 		(void)snprintf(why, why_bytes,
 			"%s belongs to cluster \"%s\", this start is for \"%s\": correct --cluster "
-			"or use "
-			"another --state-dir",
+			"or use another --state-dir",
 			path, found->cluster, want->cluster);
 		return -EINVAL;
 	}
 	if (want->node != found->node) {
 		(void)snprintf(why, why_bytes,
 			"%s belongs to node %u, this start is for node %u: correct --id or use "
-			"another "
-			"--state-dir",
+			"another --state-dir",
 			path, found->node, want->node);
 		return -EINVAL;
 	}
-	if (want->n_masters != found->n_masters ||
-		memcmp(want->masters, found->masters, want->n_masters) != 0) {
-		(void)snprintf(why, why_bytes,
-			"%s was written with other --masters (%u of them, this start has %u, or "
-			"other ids): "
-			"start it with the former",
-			path, found->n_masters, want->n_masters);
-		return -EINVAL;
-	}
-	if (differs("epoch", want->epoch, found->epoch, path, why, why_bytes) ||
-		differs("--slots", want->slots, found->slots, path, why, why_bytes) ||
-		differs("--max-lease", want->max_lease_ms, found->max_lease_ms, path, why,
-			why_bytes) ||
-		differs("--attempt-time", want->attempt_ms, found->attempt_ms, path, why,
-			why_bytes) ||
-		differs("--drift-ppm", want->drift_ppm, found->drift_ppm, path, why, why_bytes))
-		return -EINVAL;
-	return 0;
+	if (found->reg.committed.epoch == 0)
+		return 0;
+	return check_config(&want->reg.committed, &found->reg.committed, path, why, why_bytes);
 }

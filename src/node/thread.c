@@ -59,11 +59,18 @@ static struct shard_config shard_config_of(struct shard_thread *t)
 	const struct node *n = t->node;
 	unsigned index = t->index;
 	const struct config *c = &n->cfg;
+	const struct membership *m = &n->self.config;
 	struct shard_config s = {
 		.engine =
 			{
 				.self = (uint8_t)c->id,
-				.n_masters = (uint8_t)c->n_masters,
+				.n_masters = m->n_masters,
+				.masters_epoch = m->masters_epoch,
+				.joined = m->joined,
+				.departed = m->departed,
+				.replica = membership_role(m, (uint8_t)c->id) == ROLE_REPLICA,
+				.replica_interval_ms = c->replica_interval_ms,
+				.replica_batch_bytes = (uint32_t)c->replica_batch_bytes,
 				.slots = (uint16_t)c->slots,
 				.threads = (uint16_t)c->threads,
 				.shard = (uint16_t)index,
@@ -83,7 +90,6 @@ static struct shard_config shard_config_of(struct shard_thread *t)
 		.threads = c->threads,
 		.inc = n->self.inc,
 		.cluster = hash_bytes(bytes_str(c->cluster)),
-		.epoch = c->epoch,
 		.max_clients = c->max_clients,
 		.n_clients = &t->node->n_clients,
 		.input_max_bytes = c->input_limit_bytes,
@@ -92,12 +98,11 @@ static struct shard_config shard_config_of(struct shard_thread *t)
 		.version = node_version(),
 		.cluster_name = c->cluster,
 		.client_addr = n->client_addr,
-		.peer_addr = n->peer_addr,
+		.peer_addr = n->self.peer_addr,
+		.members = *m,
 	};
-	for (unsigned i = 0; i < c->n_masters; i++) {
-		s.engine.masters[i] = c->masters[i].id;
-		s.master_addrs[i] = c->masters[i].addr;
-	}
+	for (unsigned i = 0; i < m->n_masters; i++)
+		s.engine.masters[i] = m->masters[i].id;
 	return s;
 }
 

@@ -1,4 +1,5 @@
 /* lockerd: one node of a lock store. Exit status 0 stopped by a signal, 1 cannot run, 2 usage. */
+#include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -38,8 +39,9 @@ int main(int argc, char **argv)
 	}
 	node_set_log(&cfg);
 	struct node *n = NULL;
-	if (node_new(&cfg, &n, why, sizeof why) != 0)
-		return complain(EXIT_CANNOT_RUN, why);
+	int r = node_new(&cfg, &n, why, sizeof why);
+	if (r != 0)
+		return complain(r == -EINTR ? 0 : EXIT_CANNOT_RUN, why);
 	/* Whatever the log level: scripts wait for it. */
 	char line[512];
 	node_ready_line(n, line, sizeof line);

@@ -491,3 +491,58 @@ enum run nodes_command(struct request *rq)
 	struct ask ask = {.question = ASK_NODES};
 	return gather_start(rq, &ask);
 }
+
+/* ---- SETNODES ---- */
+
+#define SETNODES_FORM "SETNODES MASTERS id ... [REPLICAS id ...]"
+
+/* Ids from argv[*i] up to the end or the next word of the syntax. False: @rq is answered. */
+static bool take_ids(struct request *rq, unsigned *i, const char *what, uint8_t max, uint8_t *ret,
+	uint8_t *ret_n)
+{
+	unsigned n = 0;
+	for (; *i < rq->argc && !arg_is(rq->argv[*i], "REPLICAS"); ++*i, n++) {
+		struct bytes arg = rq->argv[*i];
+		int64_t id;
+		if (!arg_int(arg, &id) || id < 1 || id > NODE_ID_MAX) {
+			resp_error(rq->out,
+				"ERR syntax error: '%.*s' is not the id of a node (1 to "
+				"%d); " SETNODES_FORM,
+				(int)(arg.len < 128 ? arg.len : 128), (const char *)arg.p,
+				NODE_ID_MAX);
+			return false;
+		}
+		if (n == max) {
+			resp_error(rq->out, "ERR at most %u %s can be named", max, what);
+			return false;
+		}
+		ret[n] = (uint8_t)id;
+	}
+	*ret_n = (uint8_t)n;
+	return true;
+}
+
+/* Who may be what is the control thread's to judge; here only the words are. */
+enum run setnodes_command(struct request *rq)
+{
+	struct mail_setnodes wanted = {0};
+	unsigned i = 2;
+	if (!arg_is(rq->argv[1], "MASTERS")) {
+		resp_error(rq->out, "ERR syntax error: " SETNODES_FORM);
+		return RUN_DONE;
+	}
+	if (!take_ids(rq, &i, "masters", MASTERS_MAX, wanted.masters, &wanted.n_masters))
+		return RUN_DONE;
+	if (i < rq->argc) {
+		i++; /* REPLICAS */
+		wanted.has_replicas = true;
+		if (!take_ids(
+			    rq, &i, "replicas", REPLICAS_MAX, wanted.replicas, &wanted.n_replicas))
+			return RUN_DONE;
+	}
+	if (i < rq->argc) {
+		resp_error(rq->out, "ERR syntax error: REPLICAS is said twice; " SETNODES_FORM);
+		return RUN_DONE;
+	}
+	return setnodes_start(rq, &wanted);
+}

@@ -29,6 +29,7 @@ enum {
 	COMMANDS_MAX = 96,
 	COMMAND_HASH_SIZE = 256,
 	LIB_MAX_BYTES = 63,
+	NONMEMBERS_SHOWN = 16,  /* in NODES and INFO; more than a few at once are not meant to be */
 	ERROR_MAX_BYTES = 1024, /* any reply without user bytes, encoded; larger ones are CMD_BIG */
 };
 
@@ -89,6 +90,7 @@ struct call {
 	uint16_t shard;
 	uint8_t reply; /* enum reply_kind */
 	bool used, resp3, waits, part;
+	bool setnodes; /* the control thread answers, not an engine */
 };
 
 struct ahead {
@@ -205,6 +207,8 @@ void calls_abandon(struct shard *s, struct client_conn *conn);
 /* Draining: end what waits on this connection. An attempt of a LOCK that is under way is taken back
  * by the engine, which needs a moment for it: see drain() in shard.c. */
 void calls_end_waits(struct shard *s, struct client_conn *conn);
+/* Ask the control thread for another set of nodes; it answers when all is done, or goes wrong. */
+enum run setnodes_start(struct request *rq, const struct mail_setnodes *wanted);
 void calls_free(struct clients *c);
 
 /* ---- reply_ring.c ---- */
@@ -293,8 +297,10 @@ struct ask {
 
 struct tally_peer {
 	struct peer_info info; /* links and counters added up, heard_ago_ns the least */
-	bool known;
+	uint8_t node;
 };
+
+enum { TALLY_PEERS_MAX = MASTERS_MAX + REPLICAS_MAX + NONMEMBERS_SHOWN };
 
 /* What one shard, or all of them together, have to say. */
 struct tally {
@@ -303,9 +309,10 @@ struct tally {
 	uint64_t killed;
 	uint64_t cursor;
 	uint32_t keys;
-	bool no_copy; /* some shard does not vote: no local answers */
+	bool no_copy; /* some shard does not vote, nor copies all: no local answers */
 	bool failed;  /* out of memory */
-	struct tally_peer peers[MASTERS_MAX];
+	uint16_t n_peers;
+	struct tally_peer peers[TALLY_PEERS_MAX]; /* members, and who else is linked */
 };
 
 /* Ask every shard. */
@@ -315,6 +322,8 @@ enum run gather_start_one(struct request *rq, struct ask *ask, unsigned shard);
 void gather_free(struct gather *g);
 
 /* ---- command_info.c ---- */
+/* Of a node, or NULL: nothing is known of it. */
+const struct tally_peer *tally_find(const struct tally *t, uint8_t node);
 /* Bits of struct ask.sections for these arguments; 0: none of them is known. */
 uint32_t info_sections(uint32_t argc, const struct bytes *argv);
 void info_text(const struct shard *s, const struct tally *t, uint32_t sections, struct buf *b);
@@ -366,3 +375,4 @@ enum run info_command(struct request *rq);
 enum run dbsize_command(struct request *rq);
 enum run summary_command(struct request *rq);
 enum run nodes_command(struct request *rq);
+enum run setnodes_command(struct request *rq);

@@ -391,6 +391,53 @@ void client_mail(struct shard *s, unsigned from, uint16_t type, const void *body
 	}
 }
 
+/* ---- SETNODES ---- */
+
+/* It counts as waiting: it may take minutes, and its client need not stay for it. What has begun
+ * goes on without the client; a second SETNODES says how far it is. */
+enum run setnodes_start(struct request *rq, const struct mail_setnodes *wanted)
+{
+	struct shard *s = rq->s;
+	struct client_conn *conn = rq->conn;
+	struct call *call = call_new(s, conn);
+	if (call == NULL)
+		return fail_in_flight(rq);
+	if (!pending_push(conn, &call->slot)) {
+		call_free(rq->c, call);
+		client_out_of_memory(s, conn);
+		return RUN_PENDING;
+	}
+	pending_set_barrier(conn, call->slot);
+	call->setnodes = true;
+	call->waits = true;
+	conn->waits++;
+	struct mail_setnodes *to = mailbox_put(s->mail, s->cfg.threads, MAIL_SETNODES, sizeof *to);
+	*to = *wanted;
+	to->tag = call_tag(s, call);
+	return RUN_PENDING;
+}
+
+void client_setnodes_done(struct shard *s, const struct mail_setnodes_done *done)
+{
+	struct call *call = call_of_tag(s, done->tag);
+	if (call == NULL)
+		return;
+	struct client_conn *conn = call->conn;
+	uint32_t slot = call->slot;
+	call_free(s->clients, call);
+	conn->waits--;
+	if (conn->closing)
+		return;
+	struct buf *b = reply_open(s, conn, slot, ERROR_MAX_BYTES);
+	if (b != NULL && done->error[0] == '\0')
+		resp_simple(b, "OK");
+	else if (b != NULL)
+		resp_error(b, "%.*s", (int)sizeof done->error, done->error);
+	reply_close(s, conn, slot, b);
+}
+
+/* ---- given up ---- */
+
 static void cancel(struct shard *s, unsigned shard, uint64_t tag)
 {
 	if (shard == s->cfg.index) {
@@ -409,8 +456,10 @@ void calls_abandon(struct shard *s, struct client_conn *conn)
 		unsigned shard = call->shard;
 		if (call->waits) {
 			/* No result will come; one under way finds the generation gone. */
+			bool engine = !call->setnodes;
 			call_free(s->clients, call);
-			cancel(s, shard, tag);
+			if (engine)
+				cancel(s, shard, tag);
 		} else {
 			list_remove(&call->in_conn);
 			call->conn = NULL;
@@ -435,9 +484,11 @@ void calls_end_waits(struct shard *s, struct client_conn *conn)
 		uint64_t tag = call_tag(s, call);
 		unsigned shard = call->shard;
 		uint32_t slot = call->slot;
+		bool engine = !call->setnodes;
 		call_free(s->clients, call);
 		conn->waits--;
-		cancel(s, shard, tag);
+		if (engine)
+			cancel(s, shard, tag);
 		if (conn->closing)
 			return;
 		struct buf *b = reply_open(s, conn, slot, ERROR_MAX_BYTES);

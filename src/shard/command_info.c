@@ -73,29 +73,123 @@ static const char *state_name(uint8_t status)
 }
 
 /* Before the control thread has spoken, a node is in quarantine. */
-static uint8_t own_status(const struct shard *s)
+static uint8_t own_state(const struct shard *s)
 {
-	return s->status.status != 0 ? s->status.status : (uint8_t)NODE_QUARANTINE;
+	return s->status.status != 0 ? shard_state(s) : (uint8_t)NODE_QUARANTINE;
 }
 
 /* Of the wait that is on, at most: in quarantine before it asks, in resync before it votes. */
 static uint64_t restart_left_ms(const struct shard *s)
 {
-	bool waits = own_status(s) == NODE_QUARANTINE || own_status(s) == NODE_RESYNC;
+	bool waits = s->status.status == NODE_QUARANTINE || s->status.status == NODE_RESYNC;
 	if (!waits || s->status.until_mclk <= s->now.mclk)
 		return 0;
 	return (s->status.until_mclk - s->now.mclk) / 1000000;
 }
 
-static const char *peer_state(const struct tally_peer *peer)
+static const char *role_name(const struct shard *s, uint8_t node)
 {
-	return peer->known && peer->info.linked ? state_name(peer->info.status) : "down";
+	switch (membership_role(&s->cfg.members, node)) {
+	case ROLE_MASTER:
+		return "master";
+	case ROLE_REPLICA:
+		return "replica";
+	default:
+		return "nonmember";
+	}
 }
 
-/* -1: never. */
-static int64_t heard_ms(const struct peer_info *p)
+/* What is shown of a node: this one, a member, or somebody else who is linked. */
+struct node_view {
+	const char *role, *state, *address;
+	unsigned slots_voting, slots_in_sync;
+	uint64_t epoch, remaining_ms, links;
+	int64_t lag_ms, heard_ms, since_ms; /* -1: not known, or none */
+	uint8_t id;
+};
+
+static int64_t ms_or_none(uint64_t ns)
 {
-	return p->heard_ago_ns == UINT64_MAX ? -1 : (int64_t)(p->heard_ago_ns / 1000000);
+	return ns == UINT64_MAX ? -1 : (int64_t)(ns / 1000000);
+}
+
+/* Where the configuration says that it is, or else where it says so itself. */
+static const char *address_of(const struct shard *s, uint8_t node, const char *own)
+{
+	const struct member *m = membership_find(&s->cfg.members, node);
+	return m != NULL ? m->addr : own;
+}
+
+static struct node_view view_self(const struct shard *s, const struct tally *t)
+{
+	uint8_t self = s->cfg.engine.self;
+	bool replica = membership_role(&s->cfg.members, self) == ROLE_REPLICA;
+	return (struct node_view){
+		.id = self,
+		.role = role_name(s, self),
+		.state = state_name(own_state(s)),
+		.address = address_of(s, self, s->cfg.peer_addr),
+		.slots_voting = t->stats.slots_voting,
+		.slots_in_sync = t->stats.slots_in_sync,
+		.lag_ms = replica ? ms_or_none(t->stats.lag_ns) : -1,
+		.epoch = s->cfg.members.epoch,
+		.remaining_ms = restart_left_ms(s),
+		.since_ms = ms_or_none(s->now.mclk - s->state_at),
+	};
+}
+
+static struct node_view view_peer(const struct shard *s, const struct tally *t, uint8_t node)
+{
+	const struct tally_peer *peer = tally_find(t, node);
+	const struct peer_info *p = peer != NULL ? &peer->info : NULL;
+	struct node_view v = {
+		.id = node,
+		.role = role_name(s, node),
+		.state = state_name(0),
+		.address = address_of(s, node, p != NULL ? p->addr : ""),
+		.lag_ms = -1,
+		.heard_ms = -1,
+		.since_ms = -1,
+	};
+	if (p == NULL)
+		return v;
+	v.epoch = p->epoch;
+	v.heard_ms = ms_or_none(p->heard_ago_ns);
+	v.since_ms = ms_or_none(p->since_ns);
+	v.links = p->links;
+	if (!p->linked)
+		return v;
+	v.state = state_name(p->state);
+	v.slots_voting = p->slots_voting;
+	v.slots_in_sync = p->slots_in_sync;
+	v.lag_ms = p->lag_ms == UINT32_MAX ? -1 : (int64_t)p->lag_ms;
+	return v;
+}
+
+static struct node_view view_of(const struct shard *s, const struct tally *t, uint8_t node)
+{
+	return node == s->cfg.engine.self ? view_self(s, t) : view_peer(s, t, node);
+}
+
+enum { VIEWS_MAX = TALLY_PEERS_MAX + 1 };
+
+/* Masters, replicas, others, each by their ids. */
+static unsigned list_nodes(const struct shard *s, const struct tally *t, uint8_t ret[VIEWS_MAX])
+{
+	const struct membership *m = &s->cfg.members;
+	unsigned n = 0;
+	for (unsigned i = 0; i < m->n_masters; i++)
+		ret[n++] = m->masters[i].id;
+	for (unsigned i = 0; i < m->n_replicas; i++)
+		ret[n++] = m->replicas[i].id;
+	for (unsigned node = 1; node <= NODE_ID_MAX && n < VIEWS_MAX; node++) {
+		uint8_t id = (uint8_t)node;
+		const struct tally_peer *peer = tally_find(t, id);
+		bool there = id == s->cfg.engine.self || (peer != NULL && peer->info.linked);
+		if (there && membership_role(m, id) == ROLE_NONE)
+			ret[n++] = id;
+	}
+	return n;
 }
 
 static unsigned port_of(const char *addr)
@@ -118,20 +212,41 @@ static void add_server(const struct shard *s, struct buf *b)
 	text_add(b, "\r\n");
 }
 
+static void add_replication(const struct tally *t, struct buf *b)
+{
+	const struct engine_stats *e = &t->stats;
+	add(b, "followers", e->followers);
+	add(b, "log_records", e->log_records);
+	add(b, "log_sent", e->log_sent);
+	add(b, "log_gaps", e->log_gaps);
+	add(b, "copied", e->copied);
+	add(b, "snapshots", e->snapshots);
+}
+
 static void add_locker(const struct shard *s, const struct tally *t, struct buf *b)
 {
 	const struct engine_stats *e = &t->stats;
 	const struct engine_config *cfg = &s->cfg.engine;
-	text_add(b, "# Locker\r\ncluster:%s\r\nnode:%u\r\nstate:%s\r\n", s->cfg.cluster_name,
-		cfg->self, state_name(own_status(s)));
-	add(b, "epoch", s->cfg.epoch);
+	const struct membership *m = &s->cfg.members;
+	uint64_t other_epoch = 0;
+	for (unsigned i = 0; i < t->n_peers; i++)
+		other_epoch += t->peers[i].info.msgs_other_epoch;
+	text_add(b, "# Locker\r\ncluster:%s\r\nnode:%u\r\nmember_role:%s\r\nstate:%s\r\n",
+		s->cfg.cluster_name, cfg->self, role_name(s, cfg->self), state_name(own_state(s)));
+	add(b, "epoch", m->epoch);
+	add(b, "masters_epoch", m->masters_epoch);
 	add(b, "restart_remaining_ms", restart_left_ms(s));
-	add(b, "quorum", cfg->n_masters / 2U + 1);
-	add(b, "masters", cfg->n_masters);
+	add(b, "quorum", m->n_masters / 2U + 1);
+	add(b, "masters", m->n_masters);
+	add(b, "replicas", m->n_replicas);
 	add(b, "threads", s->cfg.threads);
 	add(b, "slots", cfg->slots);
 	add(b, "max_lease_ms", cfg->max_lease_ms);
 	add(b, "slots_voting", e->slots_voting);
+	add(b, "slots_in_sync", e->slots_in_sync);
+	if (membership_role(m, cfg->self) == ROLE_REPLICA)
+		text_add(b, "replica_lag_ms:%lld\r\n", (long long)ms_or_none(e->lag_ns));
+	add_replication(t, b);
 	add(b, "leases", e->leases);
 	add(b, "promises", e->promises);
 	add(b, "waiters", e->waiters);
@@ -159,29 +274,35 @@ static void add_locker(const struct shard *s, const struct tally *t, struct buf 
 	add(b, "limit", e->limit);
 	add(b, "messages_in", e->msgs_in);
 	add(b, "messages_out", e->msgs_out);
+	add(b, "messages_other_epoch", other_epoch);
 	text_add(b, "\r\n");
 }
 
 static void add_peers(const struct shard *s, const struct tally *t, struct buf *b)
 {
+	uint8_t nodes[VIEWS_MAX];
+	unsigned n = list_nodes(s, t, nodes);
 	text_add(b, "# Peers\r\n");
-	for (unsigned i = 0; i < s->cfg.engine.n_masters; i++) {
-		const struct tally_peer *peer = &t->peers[i];
-		const struct peer_info *p = &peer->info;
-		if (!peer->known)
+	for (unsigned i = 0; i < n; i++) {
+		const struct tally_peer *peer = tally_find(t, nodes[i]);
+		if (peer == NULL)
 			continue;
+		const struct peer_info *p = &peer->info;
+		struct node_view v = view_peer(s, t, nodes[i]);
 		text_add(b,
-			"peer%u:state=%s,slots_voting=%u,address=%s,links=%u,heard_ms=%lld,"
-			"frames_in=%llu,"
+			"peer%u:state=%s,role=%s,epoch=%llu,slots_voting=%u,slots_in_sync=%u,"
+			"lag_ms=%lld,address=%s,links=%llu,heard_ms=%lld,frames_in=%llu,"
 			"frames_out=%llu,messages_in=%llu,messages_out=%llu,stale_frames=%llu,"
-			"bytes_in=%llu,bytes_out=%llu,messages_dropped=%llu\r\n",
-			s->cfg.engine.masters[i], peer_state(peer), p->slots_voting,
-			s->cfg.master_addrs[i] != NULL ? s->cfg.master_addrs[i] : "", p->links,
-			(long long)heard_ms(p), (unsigned long long)p->frames_in,
-			(unsigned long long)p->frames_out, (unsigned long long)p->msgs_in,
-			(unsigned long long)p->msgs_out, (unsigned long long)p->stale_frames,
-			(unsigned long long)p->bytes_in, (unsigned long long)p->bytes_out,
-			(unsigned long long)p->msgs_dropped);
+			"bytes_in=%llu,bytes_out=%llu,messages_dropped=%llu,"
+			"messages_other_epoch=%llu\r\n",
+			v.id, v.state, v.role, (unsigned long long)v.epoch, v.slots_voting,
+			v.slots_in_sync, (long long)v.lag_ms, v.address,
+			(unsigned long long)v.links, (long long)v.heard_ms,
+			(unsigned long long)p->frames_in, (unsigned long long)p->frames_out,
+			(unsigned long long)p->msgs_in, (unsigned long long)p->msgs_out,
+			(unsigned long long)p->stale_frames, (unsigned long long)p->bytes_in,
+			(unsigned long long)p->bytes_out, (unsigned long long)p->msgs_dropped,
+			(unsigned long long)p->msgs_other_epoch);
 	}
 	text_add(b, "\r\n");
 }
@@ -227,62 +348,72 @@ void info_text(const struct shard *s, const struct tally *t, uint32_t sections, 
 
 /* ---- NODES ---- */
 
-static void add_node(struct buf *b, bool resp3, uint8_t id, const char *role, const char *state,
-	unsigned slots, const char *address, uint64_t remaining_ms, uint64_t links,
-	int64_t heard_ms)
+static void field_str(struct buf *b, const char *name, const char *v)
 {
-	resp_map(b, resp3, 8);
-	resp_bulk_str(b, "id");
-	resp_int(b, id);
-	resp_bulk_str(b, "role");
-	resp_bulk_str(b, role);
-	resp_bulk_str(b, "state");
-	resp_bulk_str(b, state);
-	resp_bulk_str(b, "slots-voting");
-	resp_int(b, slots);
-	resp_bulk_str(b, "address");
-	resp_bulk_str(b, address);
-	resp_bulk_str(b, "remaining-ms");
-	resp_int(b, (int64_t)remaining_ms);
-	resp_bulk_str(b, "links");
-	resp_int(b, (int64_t)links);
-	resp_bulk_str(b, "heard-ms");
-	resp_int(b, heard_ms);
+	resp_bulk_str(b, name);
+	resp_bulk_str(b, v);
+}
+
+static void field_int(struct buf *b, const char *name, int64_t v)
+{
+	resp_bulk_str(b, name);
+	resp_int(b, v);
+}
+
+static void field_ids(struct buf *b, const char *name, const struct member *v, unsigned n)
+{
+	resp_bulk_str(b, name);
+	resp_array(b, n);
+	for (unsigned i = 0; i < n; i++)
+		resp_int(b, v[i].id);
+}
+
+static void add_node(struct buf *b, bool resp3, const struct node_view *v)
+{
+	resp_map(b, resp3, 12);
+	field_int(b, "id", v->id);
+	field_str(b, "role", v->role);
+	field_str(b, "state", v->state);
+	field_int(b, "epoch", (int64_t)v->epoch);
+	field_int(b, "slots-voting", v->slots_voting);
+	field_int(b, "slots-in-sync", v->slots_in_sync);
+	field_int(b, "lag-ms", v->lag_ms);
+	field_str(b, "address", v->address);
+	field_int(b, "remaining-ms", (int64_t)v->remaining_ms);
+	field_int(b, "links", (int64_t)v->links);
+	field_int(b, "heard-ms", v->heard_ms);
+	field_int(b, "since-ms", v->since_ms);
+}
+
+static void add_change(const struct shard *s, bool resp3, struct buf *b)
+{
+	resp_bulk_str(b, "change");
+	if (s->change.steps == 0) {
+		resp_null(b, resp3);
+		return;
+	}
+	resp_map(b, resp3, 3);
+	field_int(b, "step", s->change.step);
+	field_int(b, "steps", s->change.steps);
+	field_str(b, "text", s->change.text);
 }
 
 void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struct buf *b)
 {
-	const struct engine_config *cfg = &s->cfg.engine;
-	bool member = false;
-	for (unsigned i = 0; i < cfg->n_masters; i++)
-		member |= cfg->masters[i] == cfg->self;
-	resp_map(b, resp3, 6);
-	resp_bulk_str(b, "epoch");
-	resp_int(b, (int64_t)s->cfg.epoch);
-	resp_bulk_str(b, "slots");
-	resp_int(b, cfg->slots);
-	resp_bulk_str(b, "quorum");
-	resp_int(b, cfg->n_masters / 2 + 1);
-	resp_bulk_str(b, "masters");
-	resp_array(b, cfg->n_masters);
-	for (unsigned i = 0; i < cfg->n_masters; i++)
-		resp_int(b, cfg->masters[i]);
-	resp_bulk_str(b, "replicas");
-	resp_array(b, 0);
+	const struct membership *m = &s->cfg.members;
+	uint8_t nodes[VIEWS_MAX];
+	unsigned n = list_nodes(s, t, nodes);
+	resp_map(b, resp3, 7);
+	field_int(b, "epoch", (int64_t)m->epoch);
+	field_int(b, "slots", s->cfg.engine.slots);
+	field_int(b, "quorum", m->n_masters / 2 + 1);
+	field_ids(b, "masters", m->masters, m->n_masters);
+	field_ids(b, "replicas", m->replicas, m->n_replicas);
+	add_change(s, resp3, b);
 	resp_bulk_str(b, "nodes");
-	resp_array(b, (size_t)cfg->n_masters + !member);
-	if (!member)
-		add_node(b, resp3, cfg->self, "coordinator", state_name(own_status(s)), 0,
-			s->cfg.peer_addr, restart_left_ms(s), 0, 0);
-	for (unsigned i = 0; i < cfg->n_masters; i++) {
-		const struct tally_peer *peer = &t->peers[i];
-		const char *address = s->cfg.master_addrs[i] != NULL ? s->cfg.master_addrs[i] : "";
-		if (cfg->masters[i] == cfg->self)
-			add_node(b, resp3, cfg->self, "master", state_name(own_status(s)),
-				t->stats.slots_voting, address, restart_left_ms(s), 0, 0);
-		else
-			add_node(b, resp3, cfg->masters[i], "master", peer_state(peer),
-				peer->info.linked ? peer->info.slots_voting : 0, address, 0,
-				peer->info.links, heard_ms(&peer->info));
+	resp_array(b, n);
+	for (unsigned i = 0; i < n; i++) {
+		struct node_view v = view_of(s, t, nodes[i]);
+		add_node(b, resp3, &v);
 	}
 }

@@ -20,6 +20,7 @@ const struct command commands[] = {
 	{"LAG", lag_command, 1, 1, CMD_ADMIN, 0, 0},
 	{"SUMMARY", summary_command, 1, 1, CMD_BARRIER, 0, 0},
 	{"NODES", nodes_command, 1, 1, CMD_BARRIER, 0, 0},
+	{"SETNODES", setnodes_command, 2, ARGS_MAX, CMD_BARRIER | CMD_ADMIN, 0, 0},
 	/* Redis: locks */
 	{"SET", set_command, 3, ARGS_MAX, CMD_WRITE, 1, 1},
 	{"GET", get_command, 2, 2, CMD_READ, 1, 1},

@@ -37,14 +37,39 @@ void gather_free(struct gather *g)
 
 /* ---- what a shard answers ---- */
 
+static void tally_peer(const struct shard *s, struct tally *t, uint8_t node)
+{
+	if (node == s->cfg.engine.self || t->n_peers == TALLY_PEERS_MAX)
+		return;
+	struct tally_peer *peer = &t->peers[t->n_peers];
+	peers_info(s, node, &peer->info);
+	/* Who is no member is shown while it is there. */
+	/* One that has joined is known to the control thread when it has said its epoch. */
+	if (membership_role(&s->cfg.members, node) == ROLE_NONE &&
+		(!peer->info.linked || peer->info.epoch == 0))
+		return;
+	peer->node = node;
+	t->n_peers++;
+}
+
 static void tally_peers(const struct shard *s, struct tally *t)
 {
-	for (unsigned i = 0; i < s->cfg.engine.n_masters; i++) {
-		if (s->cfg.engine.masters[i] == s->cfg.engine.self)
-			continue;
-		peers_info(s, s->cfg.engine.masters[i], &t->peers[i].info);
-		t->peers[i].known = true;
-	}
+	const struct membership *m = &s->cfg.members;
+	for (unsigned i = 0; i < m->n_masters; i++)
+		tally_peer(s, t, m->masters[i].id);
+	for (unsigned i = 0; i < m->n_replicas; i++)
+		tally_peer(s, t, m->replicas[i].id);
+	for (unsigned node = 1; node <= NODE_ID_MAX; node++)
+		if (membership_role(m, (uint8_t)node) == ROLE_NONE)
+			tally_peer(s, t, (uint8_t)node);
+}
+
+/* No local answers: they would be those of a table with holes. */
+static bool no_copy(const struct shard *s, const struct engine_stats *e)
+{
+	if (membership_role(&s->cfg.members, s->cfg.engine.self) == ROLE_REPLICA)
+		return e->slots_in_sync < e->slots;
+	return e->slots_voting < e->slots || e->status == NODE_NONMEMBER;
 }
 
 static void list_clients(const struct shard *s, struct buf *text)
@@ -120,7 +145,7 @@ static void answer(struct shard *s, const struct ask *ask, struct tally *t, stru
 		.closed_slow = c->closed_slow,
 	};
 	engine_stats(s->engine, &t->stats);
-	t->no_copy = t->stats.slots_voting < t->stats.slots || t->stats.status == NODE_NONMEMBER;
+	t->no_copy = no_copy(s, &t->stats);
 	switch (ask->question) {
 	case ASK_INFO:
 	case ASK_NODES:
@@ -151,6 +176,14 @@ static void add_stats(struct engine_stats *to, const struct engine_stats *from)
 {
 	to->slots = (uint16_t)(to->slots + from->slots);
 	to->slots_voting = (uint16_t)(to->slots_voting + from->slots_voting);
+	to->slots_in_sync = (uint16_t)(to->slots_in_sync + from->slots_in_sync);
+	to->lag_ns = from->lag_ns > to->lag_ns ? from->lag_ns : to->lag_ns;
+	to->followers += from->followers;
+	to->log_records += from->log_records;
+	to->log_sent += from->log_sent;
+	to->log_gaps += from->log_gaps;
+	to->copied += from->copied;
+	to->snapshots += from->snapshots;
 	to->healing |= from->healing;
 	to->leases += from->leases;
 	to->promises += from->promises;
@@ -182,23 +215,34 @@ static void add_stats(struct engine_stats *to, const struct engine_stats *from)
 	to->msgs_out += from->msgs_out;
 }
 
-static void add_peer(struct tally_peer *to, const struct tally_peer *from)
+/* In this state since: no thread saw another one later. */
+static uint64_t since_ns(const struct peer_info *a, const struct peer_info *b)
 {
-	const struct peer_info *f = &from->info;
-	struct peer_info *t = &to->info;
-	if (!from->known)
-		return;
-	if (!to->known) {
-		*to = *from;
-		return;
+	if (a->since_ns == UINT64_MAX || b->since_ns == UINT64_MAX)
+		return a->since_ns < b->since_ns ? a->since_ns : b->since_ns;
+	bool up = a->state != 0;
+	return (a->since_ns > b->since_ns) == up ? a->since_ns : b->since_ns;
+}
+
+static void add_peer_info(struct peer_info *t, const struct peer_info *f)
+{
+	/* The link heard last knows best how the node is; one link is enough to be up. */
+	if (f->state == t->state) {
+		t->since_ns = since_ns(t, f);
+	} else if (f->linked && (!t->linked || f->heard_ago_ns < t->heard_ago_ns)) {
+		t->state = f->state;
+		t->since_ns = f->since_ns;
 	}
-	/* The link heard last knows best how the node is. */
 	if (f->linked && (!t->linked || f->heard_ago_ns < t->heard_ago_ns)) {
-		t->status = f->status;
 		t->slots_voting = f->slots_voting;
+		t->slots_in_sync = f->slots_in_sync;
+		t->lag_ms = f->lag_ms;
 	}
 	if (f->heard_ago_ns < t->heard_ago_ns)
 		t->heard_ago_ns = f->heard_ago_ns;
+	if (t->addr[0] == '\0')
+		memcpy(t->addr, f->addr, sizeof t->addr);
+	t->epoch = f->epoch > t->epoch ? f->epoch : t->epoch;
 	t->linked |= f->linked;
 	t->links = (uint16_t)(t->links + f->links);
 	t->frames_in += f->frames_in;
@@ -209,6 +253,29 @@ static void add_peer(struct tally_peer *to, const struct tally_peer *from)
 	t->bytes_in += f->bytes_in;
 	t->bytes_out += f->bytes_out;
 	t->msgs_dropped += f->msgs_dropped;
+	t->msgs_other_epoch += f->msgs_other_epoch;
+}
+
+const struct tally_peer *tally_find(const struct tally *t, uint8_t node)
+{
+	for (unsigned i = 0; i < t->n_peers; i++)
+		if (t->peers[i].node == node)
+			return &t->peers[i];
+	return NULL;
+}
+
+/* Shards act by another configuration one after the other, and not each has a link to every node:
+ * they do not tell of the same ones. */
+static void add_peer(struct tally *to, const struct tally_peer *from)
+{
+	for (unsigned i = 0; i < to->n_peers; i++) {
+		if (to->peers[i].node == from->node) {
+			add_peer_info(&to->peers[i].info, &from->info);
+			return;
+		}
+	}
+	if (to->n_peers < TALLY_PEERS_MAX)
+		to->peers[to->n_peers++] = *from;
 }
 
 static void gather_add(struct gather *g, const struct tally *t)
@@ -224,8 +291,8 @@ static void gather_add(struct gather *g, const struct tally *t)
 	g->tally.keys += t->keys;
 	g->tally.no_copy |= t->no_copy;
 	g->tally.failed |= t->failed;
-	for (unsigned i = 0; i < MASTERS_MAX; i++)
-		add_peer(&g->tally.peers[i], &t->peers[i]);
+	for (unsigned i = 0; i < t->n_peers; i++)
+		add_peer(&g->tally, &t->peers[i]);
 	g->left--;
 }
 

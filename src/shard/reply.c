@@ -293,7 +293,8 @@ static void reply_noquorum(struct buf *b, const struct result *r)
 void reply_no_copy(struct buf *b)
 {
 	resp_error(b, "NOTREADY this node has no copy of the locks (starting, in quarantine, "
-		      "resynchronising, or not a master); ask another node, or ask with QUORUM");
+		      "resynchronising, still copying, or neither master nor replica); ask another "
+		      "node, or ask with QUORUM");
 }
 
 void reply_outcome(struct buf *b, const struct result *r)

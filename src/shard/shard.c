@@ -14,7 +14,7 @@ enum {
 	/* How long rounds may take to end once no client waits for them: what was refused to a
 	 * waiting LOCK should not stay behind as a lock of nobody. */
 	DRAIN_ROUNDS_NS = 200 * 1000 * 1000,
-	PROGRESS_NS = 50 * 1000 * 1000, /* between two reports on a resynchronisation */
+	PROGRESS_NS = 50 * 1000 * 1000, /* between two reports on how far it is */
 };
 
 static unsigned control_thread(const struct shard *s)
@@ -55,10 +55,13 @@ static void status_told(struct shard *s, const struct mail_status *told)
 {
 	/* The same again brings news of progress, or of time. */
 	bool change = told->status != s->status.status || told->floor_n != s->status.floor_n;
+	uint8_t state = shard_state(s);
 	s->status = *told;
+	if (shard_state(s) != state)
+		s->state_at = s->now.mclk;
 	if (!change)
 		return;
-	s->progress = (struct mail_progress){0};
+	s->progress_told = false;
 	struct event ev = {
 		.type = EV_STATUS,
 		.status = {.status = (enum node_status)told->status, .floor_n = told->floor_n},
@@ -66,8 +69,72 @@ static void status_told(struct shard *s, const struct mail_status *told)
 	shard_step(s, &ev);
 }
 
+static struct engine_members members_of(const struct shard *s)
+{
+	const struct membership *m = &s->cfg.members;
+	struct engine_members ret = {
+		.masters_epoch = m->masters_epoch,
+		.n_masters = m->n_masters,
+		.joined = m->joined,
+		.departed = m->departed,
+		.replica = membership_role(m, s->cfg.engine.self) == ROLE_REPLICA,
+	};
+	for (unsigned i = 0; i < m->n_masters; i++)
+		ret.masters[i] = m->masters[i].id;
+	return ret;
+}
+
+/* The engine hears of the change before it hears of links that are none any more in the new epoch:
+ * then it knows why its rounds have to begin again. */
+static void config_told(struct shard *s, const struct membership *told)
+{
+	peers_close_frames(s);
+	s->cfg.members = *told;
+	struct event ev = {.type = EV_CONFIG, .members = members_of(s)};
+	shard_step(s, &ev);
+	peers_config_changed(s);
+	put_u64(mailbox_put(s->mail, control_thread(s), MAIL_CONFIG_DONE, sizeof(uint64_t)),
+		told->epoch);
+}
+
+/* About the configuration and who follows it; false: about something else. */
+static bool control_told_members(struct shard *s, uint16_t type, const void *body, size_t bytes)
+{
+	switch (type) {
+	case MAIL_CONFIG:
+		CHECK(bytes == sizeof(struct membership));
+		config_told(s, body);
+		return true;
+	case MAIL_PEER_EPOCH:
+		CHECK(bytes == sizeof(struct mail_peer_epoch));
+		peers_epoch_told(s, body);
+		return true;
+	case MAIL_SETTLED:
+		CHECK(bytes == sizeof(uint64_t));
+		if (get_u64(body) == s->cfg.members.masters_epoch)
+			shard_step(s, &(struct event){.type = EV_SETTLED});
+		return true;
+	case MAIL_CHANGE:
+		CHECK(bytes == sizeof s->change);
+		memcpy(&s->change, body, sizeof s->change);
+		s->change.text[sizeof s->change.text - 1] = '\0';
+		return true;
+	case MAIL_CONFIG_OUT:
+		peers_config_out(s, body, bytes);
+		return true;
+	case MAIL_SETNODES_DONE:
+		CHECK(bytes == sizeof(struct mail_setnodes_done));
+		client_setnodes_done(s, body);
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void control_told(struct shard *s, uint16_t type, const void *body, size_t bytes)
 {
+	if (control_told_members(s, type, body, bytes))
+		return;
 	switch (type) {
 	case MAIL_ADOPT:
 		CHECK(bytes == sizeof(struct mail_adopt));
@@ -129,11 +196,21 @@ static void read_mail(struct shard *s)
 static bool same_progress(const struct mail_progress *a, const struct mail_progress *b)
 {
 	return a->slots_voting == b->slots_voting && a->in_sync == b->in_sync &&
-	       a->leases == b->leases && a->shadows == b->shadows && a->staged == b->staged &&
-	       a->full == b->full;
+	       a->slots_in_sync == b->slots_in_sync && a->synced_epoch == b->synced_epoch &&
+	       a->lag_ns == b->lag_ns && a->leases == b->leases && a->shadows == b->shadows &&
+	       a->staged == b->staged && a->full == b->full;
 }
 
-/* How far the resynchronisation has come; the control thread adds up. */
+/* A master that is active and in sync has nothing to tell until something changes: the control
+ * thread, which is behind such changes, is told at once. */
+static bool progress_wanted(const struct shard *s)
+{
+	return s->status.status != NODE_ACTIVE || !s->progress_told ||
+	       s->progress.synced_epoch != s->cfg.members.masters_epoch;
+}
+
+/* How far a resynchronisation, a sync after a change or a copy has come; the control thread adds
+ * up. */
 static void report_progress(struct shard *s)
 {
 	struct engine_stats e;
@@ -141,14 +218,19 @@ static void report_progress(struct shard *s)
 	struct mail_progress p = {
 		.slots_voting = e.slots_voting,
 		.in_sync = e.slots_voting == e.slots && !e.healing,
+		.slots_in_sync = e.slots_in_sync,
+		.synced_epoch = e.synced_epoch,
+		.lag_ns = e.lag_ns,
 		.leases = e.leases,
 		.shadows = e.shadows,
 		.staged = e.staged,
 		.full = e.sync_full,
 	};
-	bool soon = s->now.mclk < s->progress_at && p.in_sync == s->progress.in_sync;
-	if (soon || same_progress(&p, &s->progress))
+	bool soon = s->now.mclk < s->progress_at && p.in_sync == s->progress.in_sync &&
+		    p.synced_epoch == s->progress.synced_epoch;
+	if (s->progress_told && (soon || same_progress(&p, &s->progress)))
 		return;
+	s->progress_told = true;
 	s->progress = p;
 	s->progress_at = s->now.mclk + PROGRESS_NS;
 	memcpy(mailbox_put(s->mail, control_thread(s), MAIL_PROGRESS, sizeof p), &p, sizeof p);
@@ -239,7 +321,7 @@ static void on_work(void *self)
 	for (unsigned i = 0; i < TICKS_PER_LOOP && engine_wait_ns(s->engine, &s->time) == 0; i++)
 		shard_step(s, &(struct event){.type = EV_TICK});
 	clients_work(s);
-	if (s->status.status == NODE_RESYNC)
+	if (progress_wanted(s))
 		report_progress(s);
 	if (s->draining)
 		drain(s);
@@ -335,6 +417,7 @@ struct shard *shard_new(const struct shard_config *cfg, struct env *env, struct 
 	s->started_mclk = now->mclk;
 	/* As the engine begins; the control thread tells what follows. */
 	s->status.status = NODE_QUARANTINE;
+	s->state_at = now->mclk;
 	take_clocks(s, now);
 	s->engine = engine_init(&s->cfg.engine, &s->time, memory, memory_bytes);
 	s->peers = peers_new(s);

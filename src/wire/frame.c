@@ -3,13 +3,15 @@
 #include <errno.h>
 
 #include "base/check.h"
+#include "wire/config_msg.h"
 #include "wire/sync.h"
 
 /* A frame, little-endian:
  *   0 magic u32    4 frame_bytes u32   8 count u32      12 src_node u8  13 status u8
  *  14 slots_voting u16
  *  16 cluster u64 24 epoch u64        32 src_inc u64    40 dst_inc u64
- *  48 mclk u64    56 echo_mclk u64    64 held_ns u64    72 hlc_n u64    80 zero, 16 bytes
+ *  48 mclk u64    56 echo_mclk u64    64 held_ns u64    72 hlc_n u64
+ *  80 slots_in_sync u16               82 zero u16       84 lag_ms u32     88 zero u64
  * then count messages without gaps. A message:
  *   0 length u16   2 type u8           3 verdict u8      4 flags u8      5 req_type u8
  *   6 slot u16     8 has u16          10 key length u16 12 node u8      13 name length u8
@@ -50,6 +52,8 @@ _Static_assert(MSG_HEAD_BYTES + FIELDS_MAX_BYTES + KEY_MAX_BYTES + CLIENT_NAME_M
 			       (int)SYNC_BODY_MAX_BYTES <=
 		       (int)MSG_MAX_BYTES,
 	"also one full of entries");
+_Static_assert((int)CONFIG_MSG_MAX_BYTES <= (int)SYNC_BODY_MAX_BYTES, "and one of a configuration");
+_Static_assert((int)MSG_FLAGS_ALL == UINT8_MAX, "every bit of the flags means something");
 _Static_assert(MSG_MAX_BYTES <= UINT16_MAX, "the length is a u16");
 _Static_assert(FRAME_HEADER_BYTES + MSG_MAX_BYTES <= FRAME_MAX_BYTES, "a frame holds any message");
 _Static_assert(CLIENT_NAME_MAX_BYTES <= UINT8_MAX, "the length of a name is a u8");
@@ -71,13 +75,15 @@ static const struct {
 	[MSG_READ] = {WITH_KEY, 0},
 	[MSG_SYNC] = {0, 0},
 	[MSG_REPLY] = {0, 0},
+	[MSG_FOLLOW] = {0, 0},
+	[MSG_CONFIG] = {WITH_VALUE, 0},
 };
 
 void frame_header_encode(uint8_t *p, const struct frame_header *h)
 {
 	CHECK(h->frame_bytes >= FRAME_HEADER_BYTES && h->frame_bytes <= FRAME_MAX_BYTES);
 	CHECK(h->src_node != 0);
-	CHECK(h->status >= NODE_ACTIVE && h->status <= NODE_NONMEMBER);
+	CHECK(h->status >= NODE_ACTIVE && h->status <= NODE_STATUS_MAX);
 	put_u32(p, FRAME_MAGIC);
 	put_u32(p + 4, h->frame_bytes);
 	put_u32(p + 8, h->count);
@@ -92,7 +98,9 @@ void frame_header_encode(uint8_t *p, const struct frame_header *h)
 	put_u64(p + 56, h->echo_mclk);
 	put_u64(p + 64, h->held_ns);
 	put_u64(p + 72, h->hlc_n);
-	put_u64(p + 80, 0);
+	put_u16(p + 80, h->slots_in_sync);
+	put_u16(p + 82, 0);
+	put_u32(p + 84, h->lag_ms);
 	put_u64(p + 88, 0);
 }
 
@@ -114,6 +122,8 @@ int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret)
 		.echo_mclk = get_u64(p + 56),
 		.held_ns = get_u64(p + 64),
 		.hlc_n = get_u64(p + 72),
+		.slots_in_sync = get_u16(p + 80),
+		.lag_ms = get_u32(p + 84),
 	};
 	if (get_u32(p) != FRAME_MAGIC || h.frame_bytes < FRAME_HEADER_BYTES ||
 		h.frame_bytes > FRAME_MAX_BYTES)
@@ -121,11 +131,12 @@ int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret)
 	size_t body_bytes = h.frame_bytes - FRAME_HEADER_BYTES;
 	if (h.count > body_bytes / MSG_HEAD_BYTES || (h.count == 0) != (body_bytes == 0))
 		return -EBADMSG;
-	if (h.src_node == 0 || h.status < NODE_ACTIVE || h.status > NODE_NONMEMBER)
+	if (h.src_node == 0 || h.status < NODE_ACTIVE || h.status > NODE_STATUS_MAX)
 		return -EBADMSG;
 	if (h.hlc_n > BALLOT_MAX || h.held_ns > SPAN_MAX_NS)
 		return -EBADMSG;
-	if (h.slots_voting > SLOTS_MAX || (get_u64(p + 80) | get_u64(p + 88)) != 0)
+	if (h.slots_voting > SLOTS_MAX || h.slots_in_sync > SLOTS_MAX ||
+		(get_u16(p + 82) | get_u64(p + 88)) != 0)
 		return -EBADMSG;
 	if (len < h.frame_bytes)
 		return -EAGAIN;
@@ -154,16 +165,42 @@ static size_t fields_bytes(unsigned has)
 	return bytes + 8 * words;
 }
 
+/* Whether a reply to a message of that type makes sense. */
+static bool is_answered(uint8_t type)
+{
+	switch (type) {
+	case MSG_TRYLOCK:
+	case MSG_RELEASE:
+	case MSG_ABORT:
+	case MSG_EXTEND:
+	case MSG_PREPARE:
+	case MSG_ACCEPT:
+	case MSG_READ:
+	case MSG_SYNC:
+	case MSG_FOLLOW:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Whether its value holds more than that of a lock: entries, or a configuration. */
+static bool may_be_large(const struct msg *m)
+{
+	if (m->type == MSG_REPLY)
+		return m->req_type == MSG_SYNC || m->req_type == MSG_FOLLOW;
+	return m->type == MSG_CONFIG;
+}
+
 /* Whether @m, whose fields are @has, is a message that may be sent: one rule for both ends. */
 static bool msg_valid(const struct msg *m, unsigned has)
 {
-	if (m->type == 0 || m->type > MSG_TYPE_MAX || (m->flags & ~MSG_FLAGS_ALL) != 0)
+	if (m->type == 0 || m->type > MSG_TYPE_MAX)
 		return false;
 	if (m->slot >= SLOTS_MAX || m->key.len > KEY_MAX_BYTES ||
 		m->name.len > CLIENT_NAME_MAX_BYTES || m->lease_ms > LEASE_MAX_MS)
 		return false;
-	bool report = m->type == MSG_REPLY && m->req_type == MSG_SYNC;
-	if (m->value.len > VALUE_MAX_BYTES && (!report || m->value.len > SYNC_BODY_MAX_BYTES))
+	if (m->value.len > (may_be_large(m) ? (uint32_t)SYNC_BODY_MAX_BYTES : VALUE_MAX_BYTES))
 		return false;
 	/* Both limits are one less than a power of two, so the ORs are within them iff all are. */
 	if ((m->uid.n | m->prev.n | m->b.n | m->n) > BALLOT_MAX ||
@@ -172,8 +209,7 @@ static bool msg_valid(const struct msg *m, unsigned has)
 	if (m->type == MSG_REPLY) {
 		if (m->verdict == 0 || m->verdict > VERDICT_MAX)
 			return false;
-		if (m->req_type == 0 || m->req_type >= MSG_REPLY || m->req_type == MSG_CONFIRM ||
-			m->req_type == MSG_QUERY)
+		if (!is_answered(m->req_type))
 			return false;
 	} else if ((m->verdict | m->req_type) != 0) {
 		return false;

@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "base/limits.h"
+#include "wire/membership.h"
 #include "wire/msg.h"
 
 enum {
@@ -11,8 +12,8 @@ enum {
 	FRAME_MAX_BYTES = 1 << 20, /* a whole frame, header included */
 	MSG_MAX_BYTES = 8192,      /* one encoded message */
 	HELLO_PREFIX_BYTES = 12,   /* magic u64, body length u32 */
-	HELLO_MAX_BYTES = 1024,    /* prefix included */
-	PROTOCOL_VERSION = 2,
+	HELLO_MAX_BYTES = 4096,    /* prefix included */
+	PROTOCOL_VERSION = 3,
 };
 
 /* Ages and remaining times stay far from where a sum of some of them would wrap. */
@@ -30,12 +31,22 @@ struct frame_header {
 	uint64_t echo_mclk; /* last mclk the sender had from the receiver; 0: none yet */
 	uint64_t held_ns; /* sender's time from having it to the birth of the oldest message here */
 	uint64_t hlc_n;   /* highest ballot n the sender knows */
-	uint16_t slots_voting; /* of how many slots the sender votes */
+	uint16_t slots_voting;  /* in how many slots the sender votes */
+	uint16_t slots_in_sync; /* master: votes, and is in sync with the configuration; replica:
+				 * has a copy */
+	uint32_t lag_ms; /* replica: age of its copy, the oldest slot; UINT32_MAX: has none */
 	uint8_t src_node;
 	uint8_t status; /* enum node_status */
 };
 
-enum node_status { NODE_ACTIVE = 1, NODE_RESYNC, NODE_QUARANTINE, NODE_NONMEMBER };
+enum node_status {
+	NODE_ACTIVE = 1,
+	NODE_RESYNC,
+	NODE_QUARANTINE,
+	NODE_NONMEMBER, /* coordinates only */
+	NODE_REPLICA,   /* coordinates, and copies a master's log */
+	NODE_STATUS_MAX = NODE_REPLICA,
+};
 
 /* Write a header of FRAME_HEADER_BYTES at @p. */
 void frame_header_encode(uint8_t *p, const struct frame_header *h);
@@ -50,7 +61,7 @@ int frame_header_decode(const uint8_t *p, size_t len, struct frame_header *ret);
 int msg_encode(struct buf *b, const struct msg *m);
 
 /* Decode one message from [p, p+len); *ret_used bytes were taken. Views point into @p.
- * 0 or -EBADMSG (truncated, unknown type, verdict or flag, a length or ballot beyond its limit,
+ * 0 or -EBADMSG (truncated, unknown type or verdict, a length or ballot beyond its limit,
  * a field missing that its type needs). */
 int msg_decode(const uint8_t *p, size_t len, struct msg *ret, size_t *ret_used);
 
@@ -66,18 +77,14 @@ struct hello {
 	bool refused;    /* the answer of an acceptor that says no; reason tells why */
 	uint16_t link_index;
 	uint16_t threads;
-	uint16_t slots;
 	uint64_t inc;
 	uint64_t after_inc; /* 0, or: stopped as that incarnation, holding nothing */
-	uint64_t epoch;
 	uint64_t mclk;      /* as in frame_header */
 	uint64_t echo_mclk; /* acceptor's hello: the dialer's mclk */
 	uint64_t held_ns;
-	uint32_t max_lease_ms;
-	uint32_t attempt_ms;
-	uint32_t drift_ppm;
-	uint8_t n_masters;
-	uint8_t masters[MASTERS_MAX]; /* ids, ascending */
+	struct membership config; /* epoch 0: it knows none and asks for ours (--join) */
+	/* Where the sender is reached by others; "": it does not say. */
+	char peer_addr[MEMBER_ADDR_MAX_BYTES + 1];
 	char cluster[CLUSTER_NAME_MAX_BYTES + 1];
 	char reason[200];
 };
@@ -89,6 +96,7 @@ size_t hello_encode(uint8_t *p, const struct hello *h);
 /* *ret_len: the bytes the hello takes, as soon as HELLO_PREFIX_BYTES are there.
  * 0; -EAGAIN: need *ret_len bytes (or the prefix); -EPROTO: not a locker peer at all (magic);
  * -EBADMSG: malformed. Another version than ours decodes its version, node and refusal (flag and
- * reason) only. Control characters in names become '?'. Except in a refusal, status, threads,
- * slots, link_index and max_lease_ms are in range, cluster is not empty and there is a master. */
+ * reason) only. Control characters in names become '?'. Except in a refusal, status, threads and
+ * link_index are in range and cluster is not empty. config is as membership_decode() gives it, and
+ * peer_addr one that may stand in a configuration, or empty. */
 int hello_decode(const uint8_t *p, size_t len, struct hello *ret, size_t *ret_len);

@@ -7,15 +7,13 @@
 /* A hello, little-endian: magic u64, body length u32, then
  *   0 version u16   2 node u8   3 flags u8   4 reason length u8   5 reason
  * which every version understands, then of this version
- *   0 status u8     1 masters u8             2 cluster length u8  3 zero u8
- *   4 link_index u16  6 threads u16          8 slots u16         10 zero u16
- *  12 max_lease_ms u32  16 attempt_ms u32   20 drift_ppm u32
- *  24 inc u64      32 epoch u64             40 mclk u64          48 echo_mclk u64  56 held_ns u64
- *  64 after_inc u64
- * then ids of the masters, cluster name. */
+ *   0 status u8     1 peer_addr length u8    2 cluster length u8  3 zero u8
+ *   4 link_index u16  6 threads u16
+ *   8 inc u64      16 mclk u64     24 echo_mclk u64  32 held_ns u64  40 after_inc u64
+ * then peer_addr, cluster name, configuration (membership.c). */
 enum {
 	COMMON_BYTES = 5,
-	FIXED_BYTES = 72,
+	FIXED_BYTES = 48,
 	FLAG_FIRST_BOOT = 1 << 0,
 	FLAG_REFUSED = 1 << 1,
 	FLAGS_ALL = (1 << 2) - 1,
@@ -24,8 +22,9 @@ enum {
 
 static const uint8_t hello_magic[8] = "locker\r\n";
 
-_Static_assert(HELLO_PREFIX_BYTES + COMMON_BYTES + REASON_MAX_BYTES + FIXED_BYTES + MASTERS_MAX +
-			       CLUSTER_NAME_MAX_BYTES <=
+_Static_assert(HELLO_PREFIX_BYTES + COMMON_BYTES + REASON_MAX_BYTES + FIXED_BYTES +
+			       (int)MEMBER_ADDR_MAX_BYTES + CLUSTER_NAME_MAX_BYTES +
+			       (int)MEMBERSHIP_MAX_BYTES <=
 		       HELLO_MAX_BYTES,
 	"every legal hello fits");
 _Static_assert(REASON_MAX_BYTES <= UINT8_MAX, "the length of a reason is a u8");
@@ -33,31 +32,28 @@ _Static_assert(REASON_MAX_BYTES <= UINT8_MAX, "the length of a reason is a u8");
 /* What a hello that is not a refusal must satisfy, at both ends. */
 static bool hello_valid(const struct hello *h)
 {
-	if (h->status < NODE_ACTIVE || h->status > NODE_NONMEMBER || h->cluster[0] == '\0')
+	if (h->status < NODE_ACTIVE || h->status > NODE_STATUS_MAX || h->cluster[0] == '\0')
 		return false;
 	if (h->threads == 0 || h->threads > THREADS_MAX || h->link_index >= THREADS_MAX)
 		return false;
-	if (h->slots == 0 || h->slots > SLOTS_MAX || h->held_ns > SPAN_MAX_NS)
-		return false;
-	if (h->max_lease_ms == 0 || h->max_lease_ms > LEASE_MAX_MS || h->n_masters == 0)
-		return false;
-	unsigned last = 0;
-	for (unsigned i = 0; i < h->n_masters; i++) {
-		if (h->masters[i] <= last)
-			return false;
-		last = h->masters[i];
-	}
-	return true;
+	return h->held_ns <= SPAN_MAX_NS;
+}
+
+/* A nonmember need not say where it is reached. */
+static bool addr_valid(struct bytes addr)
+{
+	return addr.len == 0 || member_addr_valid(addr);
 }
 
 size_t hello_encode(uint8_t *p, const struct hello *h)
 {
 	size_t reason_bytes = strnlen(h->reason, sizeof h->reason);
+	size_t addr_bytes = strnlen(h->peer_addr, sizeof h->peer_addr);
 	size_t cluster_bytes = strnlen(h->cluster, sizeof h->cluster);
 	CHECK(reason_bytes < sizeof h->reason);
+	CHECK(addr_valid(bytes_of(h->peer_addr, addr_bytes)));
 	CHECK(cluster_bytes < sizeof h->cluster);
 	CHECK(h->node != 0);
-	CHECK(h->n_masters <= MASTERS_MAX);
 	CHECK(h->refused || hello_valid(h));
 	uint8_t *q = p + HELLO_PREFIX_BYTES;
 	put_u16(q, h->version);
@@ -67,31 +63,27 @@ size_t hello_encode(uint8_t *p, const struct hello *h)
 	memcpy(q + COMMON_BYTES, h->reason, reason_bytes);
 	q += COMMON_BYTES + reason_bytes;
 	q[0] = h->status;
-	q[1] = h->n_masters;
+	q[1] = (uint8_t)addr_bytes;
 	q[2] = (uint8_t)cluster_bytes;
 	q[3] = 0;
 	put_u16(q + 4, h->link_index);
 	put_u16(q + 6, h->threads);
-	put_u16(q + 8, h->slots);
-	put_u16(q + 10, 0);
-	put_u32(q + 12, h->max_lease_ms);
-	put_u32(q + 16, h->attempt_ms);
-	put_u32(q + 20, h->drift_ppm);
-	put_u64(q + 24, h->inc);
-	put_u64(q + 32, h->epoch);
-	put_u64(q + 40, h->mclk);
-	put_u64(q + 48, h->echo_mclk);
-	put_u64(q + 56, h->held_ns);
-	put_u64(q + 64, h->after_inc);
+	put_u64(q + 8, h->inc);
+	put_u64(q + 16, h->mclk);
+	put_u64(q + 24, h->echo_mclk);
+	put_u64(q + 32, h->held_ns);
+	put_u64(q + 40, h->after_inc);
 	q += FIXED_BYTES;
-	memcpy(q, h->masters, h->n_masters);
-	q += h->n_masters;
+	memcpy(q, h->peer_addr, addr_bytes);
+	q += addr_bytes;
 	memcpy(q, h->cluster, cluster_bytes);
 	q += cluster_bytes;
-	size_t len = (size_t)(q - p);
+	struct buf b = {
+		.data = p, .len = (size_t)(q - p), .cap = HELLO_MAX_BYTES, .max = HELLO_MAX_BYTES};
+	CHECK(membership_encode(&b, &h->config) == 0);
 	memcpy(p, hello_magic, sizeof hello_magic);
-	put_u32(p + 8, (uint32_t)(len - HELLO_PREFIX_BYTES));
-	return len;
+	put_u32(p + 8, (uint32_t)(b.len - HELLO_PREFIX_BYTES));
+	return b.len;
 }
 
 /* Names come from a stranger and end in logs and on terminals. */
@@ -107,27 +99,26 @@ static int decode_versioned(const uint8_t *p, size_t len, struct hello *h)
 {
 	if (len < FIXED_BYTES)
 		return -EBADMSG;
-	size_t n_masters = p[1];
+	size_t addr_bytes = p[1];
 	size_t cluster_bytes = p[2];
-	if (n_masters > MASTERS_MAX || cluster_bytes > CLUSTER_NAME_MAX_BYTES ||
-		len != FIXED_BYTES + n_masters + cluster_bytes || (p[3] | get_u16(p + 10)) != 0)
+	struct bytes addr = bytes_of(p + FIXED_BYTES, addr_bytes);
+	if (cluster_bytes > CLUSTER_NAME_MAX_BYTES ||
+		len - FIXED_BYTES < addr_bytes + cluster_bytes || !addr_valid(addr) || p[3] != 0)
 		return -EBADMSG;
 	h->status = p[0];
-	h->n_masters = (uint8_t)n_masters;
 	h->link_index = get_u16(p + 4);
 	h->threads = get_u16(p + 6);
-	h->slots = get_u16(p + 8);
-	h->max_lease_ms = get_u32(p + 12);
-	h->attempt_ms = get_u32(p + 16);
-	h->drift_ppm = get_u32(p + 20);
-	h->inc = get_u64(p + 24);
-	h->epoch = get_u64(p + 32);
-	h->mclk = get_u64(p + 40);
-	h->echo_mclk = get_u64(p + 48);
-	h->held_ns = get_u64(p + 56);
-	h->after_inc = get_u64(p + 64);
-	memcpy(h->masters, p + FIXED_BYTES, n_masters);
-	copy_text(h->cluster, p + FIXED_BYTES + n_masters, cluster_bytes);
+	h->inc = get_u64(p + 8);
+	h->mclk = get_u64(p + 16);
+	h->echo_mclk = get_u64(p + 24);
+	h->held_ns = get_u64(p + 32);
+	h->after_inc = get_u64(p + 40);
+	memcpy(h->peer_addr, addr.p, addr_bytes);
+	copy_text(h->cluster, addr.p + addr_bytes, cluster_bytes);
+	size_t taken = FIXED_BYTES + addr_bytes + cluster_bytes;
+	struct bytes rest = bytes_of(p + taken, len - taken);
+	if (membership_decode(&rest, &h->config) != 0 || rest.len != 0)
+		return -EBADMSG;
 	return h->refused || hello_valid(h) ? 0 : -EBADMSG;
 }
 

@@ -48,8 +48,11 @@ enum msg_type {
 	MSG_ACCEPT,      /* key uid b value op_id [lease_ms] */
 	MSG_READ,        /* key [n: seal] */
 	MSG_SYNC,        /* what do you hold? of a slot: [cursor [key]]; MSG_ONE_KEY: of this key */
-	MSG_REPLY,       /* answer to any of the above but CONFIRM and QUERY; see enum verdict */
-	MSG_TYPE_MAX = MSG_REPLY,
+	MSG_REPLY,  /* answer to any of the others but CONFIRM, QUERY and CONFIG; enum verdict */
+	MSG_FOLLOW, /* a replica: what is new in your log of this slot? op_id: whose log, 0: any;
+		     * cursor: sequence number of the first record it has not had */
+	MSG_CONFIG, /* between control threads: value holds a struct config_msg */
+	MSG_TYPE_MAX = MSG_CONFIG,
 };
 
 /* What a master says. Wire values: append only. */
@@ -73,7 +76,11 @@ enum verdict {
 	VERDICT_FREE,      /* READ; n is maxn, or 0: none */
 	VERDICT_SYNC, /* SYNC; value holds entries (wire/sync.h), n the floor of the slot, cursor
 		       * where to go on, 0: that was all */
-	VERDICT_MAX = VERDICT_SYNC,
+	VERDICT_LOG,  /* FOLLOW; value holds entries (wire/sync.h), cursor the number of the record
+		       * after the last one told, op_id whose log it is */
+	VERDICT_GAP, /* FOLLOW; what was asked for is not there any more, or is of another log: take
+		      * everything (SYNC), then go on from cursor */
+	VERDICT_MAX = VERDICT_GAP,
 };
 
 enum msg_flag {
@@ -87,7 +94,14 @@ enum msg_flag {
 	MSG_HEARSAY =
 		1 << 6, /* ACCEPT: the promise of this master was not counted. Answers: its copy
 			 * was told to it, or came by such an ACCEPT: no witness of its version */
-	MSG_FLAGS_ALL = (1 << 7) - 1,
+	/* One bit, by type. */
+	MSG_PROBE = 1 << 7, /* READ: to decide whether a promise may be removed: only who is in sync
+			     * with the configuration answers (protocol.md 2.10) */
+	MSG_MERGE = 1 << 7, /* SYNC: for the sync after a change of the masters: whoever kept its
+			     * memory answers */
+	MSG_COPY = MSG_PREV_RELEASED, /* SYNC: for a replica: what is no lock is left out */
+	MSG_LOG_END = 1 << 7,         /* LOG: there is no more for now */
+	MSG_FLAGS_ALL = (1 << 8) - 1,
 };
 
 struct msg {

@@ -9,7 +9,7 @@
 /* An entry, little-endian:
  *   0 flags u8   1 node u8   2 name length u8   3 zero u8   4 key length u16   6 value length u16
  *   8 maxn u64  16 remaining u64  24 held u64
- * then, unless it is a shadow, uid (2 u64); when written vb, pb (3 u64 each), op_id u64; then key,
+ * then uid (2 u64); when written vb, pb (3 u64 each), op_id u64; then key,
  * value, name. */
 enum {
 	FIXED_BYTES = 32,
@@ -22,10 +22,17 @@ _Static_assert(FIXED_BYTES + UID_BYTES + WRITTEN_BYTES + KEY_MAX_BYTES + VALUE_M
 		       SYNC_BODY_MAX_BYTES,
 	"the largest entry fits a reply");
 
+/* An entry that is no more is named by what a log keeps of it. */
+static bool gone_valid(const struct sync_entry *e)
+{
+	return e->flags == SYNC_GONE && e->uid.n != 0 && e->key.len == SYNC_GONE_KEY_BYTES &&
+	       e->node == 0 && (e->value.len | e->name.len) == 0 &&
+	       (e->maxn | e->remaining_ns | e->held_ns) == 0;
+}
+
 static size_t numbers_bytes(unsigned flags)
 {
-	return FIXED_BYTES + (flags & SYNC_SHADOW ? 0 : UID_BYTES) +
-	       (flags & SYNC_WRITTEN ? WRITTEN_BYTES : 0);
+	return FIXED_BYTES + UID_BYTES + (flags & SYNC_WRITTEN ? WRITTEN_BYTES : 0);
 }
 
 /* One rule for both ends. */
@@ -37,8 +44,10 @@ static bool entry_valid(const struct sync_entry *e)
 	if ((e->uid.n | e->vb.n | e->pb.n | e->maxn) > BALLOT_MAX ||
 		(e->remaining_ns | e->held_ns) > SPAN_MAX_NS)
 		return false;
+	if (e->flags & SYNC_GONE)
+		return gone_valid(e);
 	if (e->flags & SYNC_SHADOW)
-		return e->flags == SYNC_SHADOW && e->uid.n == 0 && e->node == 0 &&
+		return e->flags == SYNC_SHADOW && e->maxn >= e->uid.n && e->node == 0 &&
 		       (e->value.len | e->name.len) == 0;
 	return e->uid.n != 0 && e->node != 0 && e->maxn >= e->uid.n;
 }
@@ -81,11 +90,9 @@ int sync_entry_encode(struct buf *b, const struct sync_entry *e)
 	put_u64(p + 16, e->remaining_ns);
 	put_u64(p + 24, e->held_ns);
 	p += FIXED_BYTES;
-	if (!(e->flags & SYNC_SHADOW)) {
-		put_u64(p, e->uid.n);
-		put_u64(p + 8, e->uid.cid);
-		p += UID_BYTES;
-	}
+	put_u64(p, e->uid.n);
+	put_u64(p + 8, e->uid.cid);
+	p += UID_BYTES;
 	if (e->flags & SYNC_WRITTEN) {
 		p = put_version(p, e->vb);
 		p = put_version(p, e->pb);
@@ -120,11 +127,10 @@ int sync_entry_decode(struct bytes *rest, struct sync_entry *ret)
 	if (p[3] != 0 || rest->len < bytes)
 		return -EBADMSG;
 	p += FIXED_BYTES;
-	if (!(e.flags & SYNC_SHADOW)) {
-		e.uid = (struct ballot){get_u64(p), get_u64(p + 8)};
+	e.uid = (struct ballot){get_u64(p), get_u64(p + 8)};
+	p += UID_BYTES;
+	if (!(e.flags & (SYNC_SHADOW | SYNC_GONE)))
 		e.vb = e.pb = (struct version){e.uid.n, e.uid.cid, 0};
-		p += UID_BYTES;
-	}
 	if (e.flags & SYNC_WRITTEN) {
 		p = get_version(p, &e.vb);
 		p = get_version(p, &e.pb);

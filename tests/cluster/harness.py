@@ -180,11 +180,15 @@ def as_map(reply):
     raise AssertionError(f"not a map: {reply!r}")
 
 
-def node_states(client):
-    """{id: (state, links)} as this node sees the others, from NODES."""
+def node_rows(client):
+    """{id: its map} as this node sees the others, from NODES."""
     reply = as_map(client.cmd("NODES"))
-    nodes = [as_map(n) for n in reply[b"nodes"]]
-    return {n[b"id"]: (n[b"state"], n[b"links"]) for n in nodes}
+    return {n[b"id"]: n for n in map(as_map, reply[b"nodes"])}
+
+
+def node_states(client):
+    """{id: (state, links)} likewise."""
+    return {i: (n[b"state"], n[b"links"]) for i, n in node_rows(client).items()}
 
 
 def eventually(condition, what, timeout=30.0, pause=0.02):
@@ -215,11 +219,12 @@ def free_address():
 
 
 class Node:
-    """One lockerd."""
+    """One lockerd. With @join, the address of a member: it enters a cluster that runs."""
 
-    def __init__(self, cluster, number):
+    def __init__(self, cluster, number, join=None):
         self.cluster = cluster
         self.id = number
+        self.join = join
         self.address = free_address()
         self.peer_address = free_address()
         self.state_dir = os.path.join(cluster.dir, f"node{number}")
@@ -238,12 +243,13 @@ class Node:
             "listen": self.address,
             "peer_listen": self.peer_address,
             "cluster": CLUSTER_NAME,
-            "masters": self.cluster.masters(self),
+            "masters": None if self.join else self.cluster.masters(self),
+            "join": self.join,
             "threads": 1,
             "pin": "off",
             "spin_us": 0,
             "state_dir": self.state_dir,
-            "new_cluster": True,
+            "new_cluster": not self.join,
         }
         options.update(self.cluster.options)
         options.update(self.options)
@@ -361,7 +367,8 @@ class Node:
 
 
 class Cluster:
-    """@n nodes, all of them masters. Keyword arguments become options of lockerd."""
+    """@n nodes, all of them masters, and those that are added. Keyword arguments become options of
+    lockerd."""
     node_class = Node
 
     def __init__(self, n=3, start=True, **options):
@@ -370,6 +377,7 @@ class Cluster:
         self.nodes = []
         for number in range(1, n + 1):
             self.nodes.append(self.node_class(self, number))
+        self.founders = list(self.nodes)
         _live.append(self)
         try:
             if start:
@@ -383,8 +391,53 @@ class Cluster:
         return node.peer_address
 
     def masters(self, reader):
-        """The list of masters as the node @reader gets it."""
-        return ",".join(f"{n.id}={self.peer_address(reader, n)}" for n in self.nodes)
+        """The first list of masters as the node @reader gets it."""
+        return ",".join(f"{n.id}={self.peer_address(reader, n)}" for n in self.founders)
+
+    def add_node(self, join=None, start=True, **options):
+        """One more, that knows the address of the member @join (the first one's) and waits, once
+        it is started, until it is named. Returns when that one sees it."""
+        member = join or self.nodes[0]
+        node = self.node_class(self, len(self.nodes) + 1, join=member.peer_address)
+        node.options.update(options)
+        self.nodes.append(node)
+        if start:
+            node.start()
+            self.wait_known(node, member)
+        return node
+
+    def wait_known(self, node, by):
+        def known():
+            with by.client() as client:
+                row = node_rows(client).get(node.id)
+            return row and row[b"state"] != b"down" and row[b"epoch"] > 0
+        eventually(known, f"node {node.id} is known to node {by.id}")
+
+    def set_nodes(self, masters, replicas=None, by=None, timeout=180):
+        """The reply of SETNODES, given to @by (the first one). Ids or nodes."""
+        words = ["SETNODES", "MASTERS", *(getattr(n, "id", n) for n in masters)]
+        if replicas is not None:
+            words += ["REPLICAS", *(getattr(n, "id", n) for n in replicas)]
+        with (by or self.nodes[0]).client(timeout=timeout) as client:
+            return client.cmd(*words)
+
+    def wait_copied(self, node, timeout=60):
+        """Until the replica has a copy of all."""
+        def copied():
+            with node.client() as client:
+                row = node_rows(client)[node.id]
+            return (row[b"role"], row[b"state"]) == (b"replica", b"active") and row[b"lag-ms"] >= 0
+        eventually(copied, f"node {node.id} has a copy", timeout)
+
+    def set_nodes_at_last(self, masters, replicas=None, by=None, tries=20):
+        """Repeat it as long as the answer is one that may pass, as its contract says."""
+        for _ in range(tries):
+            reply = self.set_nodes(masters, replicas, by)
+            if not isinstance(reply, RespError) or reply.word not in (
+                    "BUSY", "NOTREADY", "NOQUORUM"):
+                break
+            time.sleep(0.2)
+        return reply
 
     def __getitem__(self, number):
         """Nodes count from 1."""

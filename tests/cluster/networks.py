@@ -61,8 +61,8 @@ class ProxiedCluster(Cluster):
 
 
 class NetnsNode(Node):
-    def __init__(self, cluster, number):
-        super().__init__(cluster, number)
+    def __init__(self, cluster, number, join=None):
+        super().__init__(cluster, number, join)
         host = netns.Namespaces.host(number)
         self.address, self.peer_address = f"{host}:7401", f"{host}:7501"
         self.prefix = netns.Namespaces.prefix(number)

@@ -13,8 +13,8 @@ import harness
 from harness import Cluster, RespError, as_map, eventually, main, node_states
 
 QUICK = {"max_lease": 2000, "attempt_time": 250}
-SECOND_SLOT = 4096
-SLOT = 512
+SECOND_SLOT = 16384
+SLOT = 12288
 
 
 def state_path(node, of=None):

@@ -42,6 +42,7 @@ struct drive {
 	struct engine_time time;
 	struct effects fx;
 	uint64_t next_tag, token;
+	uint64_t epoch;
 	bool waits[EVENTS_MAX + 1];   /* by tag: an answer is due */
 	bool can_end[EVENTS_MAX + 1]; /* by tag: EV_CANCEL ends it */
 	struct sent sent[SENT_MAX];
@@ -217,7 +218,7 @@ static struct sync_entry make_entry(struct drive *d)
 {
 	uint8_t flags = take(d);
 	struct sync_entry s = {.key = pick_key(d),
-		.flags = flags & SYNC_FLAGS_ALL,
+		.flags = flags & SYNC_FLAGS_ALL & ~SYNC_GONE,
 		.maxn = pick_n(d) & BALLOT_MAX,
 		.remaining_ns = (1 + (flags >> 4)) * 500 * MS};
 	if (flags & SYNC_SHADOW) {
@@ -322,6 +323,25 @@ static void pass_time(struct drive *d, uint64_t ns)
 	d->time.wall_us += ns / 1000;
 }
 
+/* Other masters, of nodes 1 to 4. What was the last change of them need not be true. */
+static void configure(struct drive *d)
+{
+	uint8_t b = take(d);
+	struct engine_members m = {.masters_epoch = ++d->epoch,
+		.joined = (b >> 4) % 4,
+		.departed = (b >> 6) + 1,
+		.replica = (b & 1) == 0 && b % 3 == 0};
+	for (uint8_t node = 1; node <= 4; node++) {
+		if (!(b >> (node - 1) & 1) && (node != 2 || (b & 15) != 0))
+			continue;
+		m.masters[m.n_masters++] = node;
+		m.departed = m.departed == node ? 0 : m.departed;
+	}
+	step(d, &(struct event){.type = EV_CONFIG, .members = m});
+	if (b % 5 == 0)
+		step(d, &(struct event){.type = EV_SETTLED});
+}
+
 static void tick(struct drive *d)
 {
 	for (unsigned i = 0; i < 1000; i++) {
@@ -362,6 +382,8 @@ static void give_event(struct drive *d)
 	case 13:
 		if (b >= 192)
 			step(d, &(struct event){.type = EV_MISSED});
+		if (b >= 224)
+			configure(d);
 		step(d, &(struct event){.type = EV_LINK, .link = {2 + (b >> 4) % 2, (b >> 5) % 2}});
 		break;
 	case 14:

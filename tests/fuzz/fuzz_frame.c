@@ -1,4 +1,6 @@
-/* Bytes of peers: hello, frame header, messages. What decodes is written again the same. */
+/* Bytes of peers: hello, frame header, messages, entries and configurations in them. What decodes
+ * is written again the same. */
+#include "wire/config_msg.h"
 #include "wire/frame.h"
 #include "wire/sync.h"
 
@@ -27,6 +29,48 @@ static void check_entries(struct bytes rest)
 	buf_fini(&b);
 }
 
+/* One configuration behind the other, as in the state file. */
+static void check_configurations(struct bytes rest)
+{
+	struct buf b;
+	struct membership m;
+	buf_init(&b, MEMBERSHIP_MAX_BYTES);
+	for (;;) {
+		struct bytes at = rest;
+		if (membership_decode(&rest, &m) != 0)
+			break;
+		b.len = 0;
+		CHECK(membership_encode(&b, &m) == 0);
+		CHECK(b.len == at.len - rest.len && memcmp(b.data, at.p, b.len) == 0);
+		CHECK(membership_same(&m, &m));
+		for (unsigned i = 0; i < m.n_masters; i++)
+			CHECK(membership_role(&m, m.masters[i].id) == ROLE_MASTER);
+		for (unsigned i = 0; i < m.n_replicas; i++)
+			CHECK(membership_role(&m, m.replicas[i].id) == ROLE_REPLICA);
+	}
+	buf_fini(&b);
+}
+
+static void check_config_msg(struct bytes body)
+{
+	struct buf b;
+	struct config_msg m;
+	if (config_msg_decode(body, &m) != 0)
+		return;
+	buf_init(&b, CONFIG_MSG_MAX_BYTES);
+	CHECK(config_msg_encode(&b, &m) == 0);
+	CHECK(bytes_eq(bytes_of(b.data, b.len), body));
+	buf_fini(&b);
+}
+
+static void check_value(const struct msg *m)
+{
+	if (m->type == MSG_REPLY && (m->req_type == MSG_SYNC || m->req_type == MSG_FOLLOW))
+		check_entries(m->value);
+	if (m->type == MSG_CONFIG)
+		check_config_msg(m->value);
+}
+
 static void check_msgs(const uint8_t *p, size_t size)
 {
 	struct buf b;
@@ -51,8 +95,7 @@ static void check_msgs(const uint8_t *p, size_t size)
 		b.len = 0;
 		CHECK(msg_encode(&b, &m) == 0);
 		CHECK(b.len == used && memcmp(b.data, p, used) == 0);
-		if (m.type == MSG_REPLY && m.req_type == MSG_SYNC)
-			check_entries(m.value);
+		check_value(&m);
 		p += used;
 		size -= used;
 	}
@@ -87,7 +130,7 @@ static void check_hello(const uint8_t *p, size_t size)
 	CHECK(len <= size && memchr(h.cluster, '\0', sizeof h.cluster) != NULL &&
 		memchr(h.reason, '\0', sizeof h.reason) != NULL);
 	if (h.version != PROTOCOL_VERSION) {
-		CHECK(h.n_masters == 0 && h.cluster[0] == '\0');
+		CHECK(h.config.epoch == 0 && h.cluster[0] == '\0' && h.peer_addr[0] == '\0');
 		return;
 	}
 	size_t again_len = 0;
@@ -108,6 +151,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_frames(p, size);
 	check_msgs(p, size);
 	check_entries(bytes_of(p, size));
+	check_configurations(bytes_of(p, size));
+	check_config_msg(bytes_of(p, size));
 	check_hello(p, size);
 	free(p);
 	return 0;

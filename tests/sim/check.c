@@ -29,9 +29,25 @@ static bool is_held(struct ballot held, const struct belief *b)
 	return held.n == b->token && (b->cid == 0 || held.cid == b->cid);
 }
 
-/* Lemma 1 and H: who votes and does not hold it must not be enough to grant it anew. */
-static void check_holders(
-	struct world *w, unsigned k, const struct ballot *held, const bool *refused)
+/* Who acts by a configuration, votes in it and does not hold it must not be enough to grant it
+ * anew. */
+static void check_holders_of(struct world *w, unsigned k, const struct ballot *held,
+	const bool *refused, const struct force *f, unsigned client)
+{
+	const struct belief *b = &w->client[client].belief;
+	unsigned without = 0;
+	for (unsigned id = 1; id <= w->nodes; id++)
+		without += (f->there >> id & 1) && !refused[id] && !is_held(held[id], b);
+	if (without >= shape_majority(&f->config))
+		violation(w, RUN_UNSAFE,
+			"holders: client %u believes in token %" PRIu64
+			" of key %u, and %u voters of epoch %" PRIu64 " do not hold it",
+			client, b->token, k, without, f->config.epoch);
+}
+
+/* Lemma 1 and H, in each configuration that is in force somewhere. */
+static void check_holders(struct world *w, unsigned k, const struct ballot *held,
+	const bool *refused, const struct force *forces, unsigned n_forces)
 {
 	for (unsigned i = 0; i < w->clients; i++) {
 		const struct client *c = &w->client[i];
@@ -39,14 +55,8 @@ static void check_holders(
 			!client_believes(w, c))
 			continue;
 		w->sums.leases_judged++;
-		unsigned without = 0;
-		for (unsigned id = 1; id <= w->n; id++)
-			without += w->node[id].up && !refused[id] && !is_held(held[id], &c->belief);
-		if (without >= w->majority)
-			violation(w, RUN_UNSAFE,
-				"holders: client %u believes in token %" PRIu64
-				" of key %u, and %u voters do not hold it",
-				i, c->belief.token, k, without);
+		for (unsigned f = 0; f < n_forces; f++)
+			check_holders_of(w, k, held, refused, &forces[f], i);
 	}
 }
 
@@ -58,17 +68,31 @@ static bool was_released(const struct key *key, struct ballot uid)
 	return false;
 }
 
-static void check_majority(struct world *w, unsigned k, const struct ballot *held)
+/* What a majority of a configuration holds; {0, 0}: nothing. */
+static struct ballot held_by_most(
+	const struct world *w, const struct ballot *held, const struct force *f)
+{
+	unsigned majority = shape_majority(&f->config);
+	if (count_bits(f->there) < majority)
+		return (struct ballot){0};
+	for (unsigned id = 1; id <= w->nodes; id++) {
+		unsigned same = 0;
+		for (unsigned o = id; o <= w->nodes && held[id].n != 0; o++)
+			same += (f->there >> o & 1) && ballot_eq(held[o], held[id]);
+		if ((f->there >> id & 1) && same >= majority)
+			return held[id];
+	}
+	return (struct ballot){0};
+}
+
+/* No two configurations have a majority at a time (epochs.c). */
+static void check_majority(struct world *w, unsigned k, const struct ballot *held,
+	const struct force *forces, unsigned n_forces)
 {
 	struct key *key = &w->key[k];
 	struct ballot majority = {0};
-	for (unsigned id = 1; id <= w->n && majority.n == 0; id++) {
-		unsigned same = 0;
-		for (unsigned o = id; o <= w->n && held[id].n != 0; o++)
-			same += ballot_eq(held[o], held[id]);
-		if (same >= w->majority)
-			majority = held[id];
-	}
+	for (unsigned f = 0; f < n_forces && majority.n == 0; f++)
+		majority = held_by_most(w, held, &forces[f]);
 	if (ballot_eq(majority, key->majority))
 		return;
 	key->majority = majority;
@@ -118,9 +142,10 @@ void check_key(struct world *w, unsigned k)
 {
 	struct ballot held[NODES_MAX + 1] = {0};
 	bool refused[NODES_MAX + 1] = {0};
-	for (unsigned id = 1; id <= w->n; id++) {
+	struct force forces[NODES_MAX];
+	for (unsigned id = 1; id <= w->nodes; id++) {
 		struct node *n = &w->node[id];
-		if (!n->up)
+		if (!n->up || !is_master(w, id))
 			continue;
 		const struct lease *l = lease_of(w, id, k);
 		refused[id] = refuses(w, id, k, live(w, id, l) ? l : NULL);
@@ -136,8 +161,9 @@ void check_key(struct world *w, unsigned k)
 		if (l->token > n->accepted_n)
 			n->accepted_n = l->token;
 	}
-	check_holders(w, k, held, refused);
-	check_majority(w, k, held);
+	unsigned n_forces = epochs_in_force(w, forces);
+	check_holders(w, k, held, refused, forces, n_forces);
+	check_majority(w, k, held, forces, n_forces);
 }
 
 /* A refusal, a release or a seal that was answered has to outlive a crash as well. */
@@ -163,6 +189,8 @@ void check_answered(struct world *w, const struct msg *request, unsigned id)
 static void check_maxn(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
+	if (!is_master(w, id)) /* it may forget */
+		memset(n->maxn, 0, sizeof n->maxn);
 	for (unsigned k = 0; k < w->keys; k++) {
 		const struct lease *l = lease_of(w, id, k);
 		uint64_t maxn = free_maxn(n->engine, w->key[k].hash);
@@ -240,7 +268,7 @@ static void check_granted(struct world *w, const struct call *call, const struct
 	if (!rises && !early && !w->tokens_exempt)
 		violation(w, RUN_UNSAFE, "tokens: key %u got %" PRIu64 " after %" PRIu64, call->key,
 			r->token, key->top);
-	if (r->votes < w->majority)
+	if (r->votes < shape_majority(&w->node[call->node].config))
 		violation(w, RUN_UNSAFE, "votes: key %u granted with %u", call->key, r->votes);
 	if (r->token > key->top) {
 		key->top = r->token;
@@ -261,11 +289,13 @@ static void check_denied(struct world *w, const struct call *call, const struct 
 			call->client, c->belief.token, call->key);
 }
 
-/* Whoever waits for a release is told of one. */
+/* Whoever waits for a release is told of one. To a replica a lease ends that was extended and of
+ * which it has not heard yet. */
 static void check_ended(struct world *w, const struct call *call)
 {
 	const struct lease *l = lease_of(w, call->node, call->key);
-	if (live(w, call->node, l) && lease_is_live(l) && ballot_eq(lease_uid(l), call->waits_for))
+	if (is_master(w, call->node) && live(w, call->node, l) && lease_is_live(l) &&
+		ballot_eq(lease_uid(l), call->waits_for))
 		violation(w, RUN_UNSAFE,
 			"spurious: node %u says that key %u was released, and holds token %" PRIu64
 			" as before",

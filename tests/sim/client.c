@@ -519,9 +519,9 @@ static void ask_as_writer(struct world *w, struct client *c, struct call *call)
 	c->seen_token = 0;
 }
 
-enum role { ROLE_HOLDER, ROLE_WRITER, ROLE_AGAIN, ROLE_STRANGER, ROLE_LOCKER };
+enum part { PART_HOLDER, PART_WRITER, PART_AGAIN, PART_STRANGER, PART_LOCKER };
 
-static enum role choose(struct world *w, unsigned i, unsigned dice, enum op_kind *ret_kind)
+static enum part choose(struct world *w, unsigned i, unsigned dice, enum op_kind *ret_kind)
 {
 	const struct client *c = &w->client[i];
 	bool holds = client_believes(w, c);
@@ -530,23 +530,23 @@ static enum role choose(struct world *w, unsigned i, unsigned dice, enum op_kind
 	*ret_kind = OP_LOCK;
 	if (i < w->swarm.writers && !(w->swarm.heirs && holds)) {
 		*ret_kind = c->seen_token != 0 ? OP_UPDATE : OP_READ_QUORUM;
-		return ROLE_WRITER;
+		return PART_WRITER;
 	}
 	if (holds && dice < 85) {
 		*ret_kind = dice < 35   ? w->swarm.registers ? OP_UPDATE : OP_RELEASE
 			    : dice < 58 ? OP_EXTEND
 			    : dice < 78 ? OP_UPDATE
 					: OP_READ_QUORUM;
-		return ROLE_HOLDER;
+		return PART_HOLDER;
 	}
 	if (again && dice < 60) {
 		*ret_kind = dice < 40 ? OP_EXTEND : OP_LOCK;
-		return ROLE_AGAIN;
+		return PART_AGAIN;
 	}
 	if (holds || dice >= w->swarm.read_percent)
-		return ROLE_LOCKER;
+		return PART_LOCKER;
 	*ret_kind = stranger_kind(w);
-	return ROLE_STRANGER;
+	return PART_STRANGER;
 }
 
 static unsigned node_to_ask(struct world *w, unsigned i)
@@ -565,26 +565,26 @@ void client_wake(struct world *w, unsigned i)
 	unsigned id = node_to_ask(w, i);
 	unsigned dice = (unsigned)below(w, 100);
 	enum op_kind kind = OP_LOCK;
-	enum role role = choose(w, i, dice, &kind);
+	enum part part = choose(w, i, dice, &kind);
 	struct call *call = w->node[id].up ? ask_new(w, i, id, kind) : NULL;
 	if (call == NULL) {
 		client_think(w, i);
 		return;
 	}
-	switch (role) {
-	case ROLE_HOLDER:
+	switch (part) {
+	case PART_HOLDER:
 		ask_as_holder(w, c, call, dice);
 		break;
-	case ROLE_WRITER:
+	case PART_WRITER:
 		ask_as_writer(w, c, call);
 		break;
-	case ROLE_AGAIN:
+	case PART_AGAIN:
 		ask_again(w, c, call);
 		break;
-	case ROLE_STRANGER:
+	case PART_STRANGER:
 		ask_as_stranger(w, call);
 		break;
-	case ROLE_LOCKER:
+	case PART_LOCKER:
 		ask_for_lock(w, c, call);
 		break;
 	}

@@ -145,6 +145,38 @@ static void forgetful(struct world *w)
 
 /* Who has taken a release and holds nothing stops in good order, while votes for the lock are on
  * their way to others. */
+/* One change after another, while leases are long and few. */
+static void members(struct world *w)
+{
+	struct swarm *s = &w->swarm;
+	uint64_t attempt_ns = w->node[1].cfg.attempt_ms * MS;
+	quick_answers(w);
+	/* In some, who merges has to wait, and promises stay promises. */
+	for (unsigned to = 1; to <= w->nodes; to++) {
+		s->slow_types[to] = maybe(w, MSG_SYNC);
+		s->lost_types[to] = 1u << MSG_CONFIRM | maybe(w, MSG_SYNC);
+	}
+	s->slow_type_ppm = some(w, 1000000);
+	s->lost_types_ppm = some(w, 900000);
+	s->homes = false;
+	s->ttl_ms = w->node[1].cfg.max_lease_ms;
+	s->even_ttl = chance(w, 700000);
+	s->writers = chance(w, 700000) ? 0 : s->writers;
+	s->read_percent = (unsigned)below(w, 50);
+	s->fault_ns = attempt_ns / 4 + below(w, 2 * attempt_ns);
+	s->weight[FAULT_CHANGE] = 20;
+	s->weight[FAULT_RIVALS] = some(w, 5);
+	s->weight[FAULT_REPLACE] = some(w, 10);
+	s->weight[FAULT_STALE] = some(w, 10);
+	s->weight[FAULT_CRASH] = some(w, 3);
+	s->weight[FAULT_CUT] = some(w, 10);
+	s->change_crash_ppm = some(w, 50000);
+	s->change_masters_most = 2 + (unsigned)below(w, 4);
+	s->move_ns = below(w, attempt_ns);
+	s->loss_ppm = some(w, 50000);
+	s->narrow_ppm = some(w, 1000000);
+}
+
 static void early_end(struct world *w)
 {
 	struct swarm *s = &w->swarm;
@@ -173,13 +205,15 @@ static const struct {
 	[DRILL_SCATTERED] = {"scattered", scattered},
 	[DRILL_FORGETFUL] = {"forgetful", forgetful},
 	[DRILL_EARLY_END] = {"early-end", early_end},
+	[DRILL_MEMBERS] = {"members", members},
 };
 
 void drill_choose(struct world *w)
 {
-	unsigned dice = (unsigned)below(w, 5 * (DRILL_NONE - DRILL_VALUES));
-	w->drill =
-		dice < DRILL_NONE - DRILL_VALUES ? (enum drill)(DRILL_VALUES + dice) : DRILL_NONE;
+	unsigned drawn = DRILL_MEMBERS - DRILL_VALUES, dice = (unsigned)below(w, 5 * drawn);
+	w->drill = dice < drawn ? (enum drill)(DRILL_VALUES + dice) : DRILL_NONE;
+	if (w->drill == DRILL_NONE && w->churn && chance(w, 400000))
+		w->drill = DRILL_MEMBERS;
 	if (w->opt->drill != DRILL_BY_SEED)
 		w->drill = w->opt->drill;
 }

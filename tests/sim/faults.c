@@ -5,7 +5,7 @@
 void swarm_choose(struct world *w)
 {
 	static const unsigned weight_max[FAULTS] = {
-		20, 20, 10, 4, 2, 1, 20, 5, 20, 5, 20, 2, 4, 4, 5};
+		20, 20, 10, 4, 2, 1, 20, 5, 20, 5, 20, 2, 4, 4, 5, 20, 5, 5, 5};
 	struct swarm *s = &w->swarm;
 	uint64_t attempt_ns = w->node[1].cfg.attempt_ms * MS;
 	s->loss_ppm = some(w, chance(w, 200000) ? 300000 : 50000);
@@ -34,8 +34,8 @@ void swarm_choose(struct world *w)
 	s->think_ns = 10000 + below(w, chance(w, 300000) ? 200 * MS : 5 * MS);
 	s->fault_ns = 5 * MS + below(w, chance(w, 500000) ? SEC : 100 * MS);
 	for (unsigned i = 0; i < FAULTS; i++)
-		s->weight[i] = some(w, weight_max[i] + 1);
-	s->files = chance(w, 700000);
+		s->weight[i] = i < FAULT_CHANGE || w->churn ? some(w, weight_max[i] + 1) : 0;
+	s->files = chance(w, 700000) || w->churn;
 	s->bad_disks = chance(w, 300000);
 	s->lossy_files = s->files && chance(w, 300000);
 	/* Without the file only a wall clock that does not step keeps tokens rising (protocol.md
@@ -53,7 +53,15 @@ void swarm_choose(struct world *w)
 	s->heirs = s->writers > 0 && chance(w, 500000);
 	s->back_ppm = s->heirs ? 0 : some(w, 300000);
 	s->homes = chance(w, 300000);
+	if (w->churn) {
+		s->weight[FAULT_CHANGE] += 5;
+		s->change_crash_ppm = some(w, chance(w, 300000) ? 100000 : 5000);
+		s->change_masters_most = 1 + (unsigned)below(w, 6);
+		s->move_ns = 1 + below(w, 10 * MS);
+	}
 	drill_shape(w);
+	if (w->churn && w->drill != DRILL_NONE && w->drill != DRILL_MEMBERS)
+		s->weight[FAULT_CHANGE] = some(w, 10);
 	for (unsigned i = 0; i < FAULTS; i++)
 		s->weights += s->weight[i];
 }
@@ -150,7 +158,7 @@ static void suspend_host(struct world *w, unsigned id)
 static void crash_all(struct world *w)
 {
 	bool majority_only = chance(w, 300000);
-	for (unsigned id = 1; id <= (majority_only ? w->majority : w->nodes); id++)
+	for (unsigned id = 1; id <= (majority_only ? w->n / 2 + 1 : w->nodes); id++)
 		node_crash(w, id);
 }
 
@@ -160,6 +168,49 @@ static void break_link(struct world *w, unsigned a, unsigned b)
 		return;
 	net_link(w, a, b, false);
 	world_push(w, w->now + below(w, chance(w, 500000) ? MS : SEC), ITEM_MEND, a, b, 0);
+}
+
+/* SETNODES at a node, or at two. */
+static void change(struct world *w, unsigned id)
+{
+	struct members_target t = change_some(w, id);
+	(void)change_ask(w, id, &t);
+}
+
+/* A master crashes and is to be done without; it comes back when that has been done, or not. */
+static void replace(struct world *w, unsigned teller)
+{
+	const struct shape c = w->node[teller].config;
+	unsigned id = change_pick(w, c.masters);
+	if (shape_masters(&c) == 1 || id == teller || !w->node[teller].up)
+		return;
+	node_crash_for(w, id, some_time(w) + below(w, 3 * SEC));
+	uint16_t masters = c.masters & (uint16_t) ~(1u << id), spare = 0;
+	for (unsigned o = 1; o <= w->nodes; o++)
+		spare |= c.masters >> o & 1 ? 0 : (uint16_t)(1u << o);
+	if (spare != 0 && chance(w, 500000))
+		masters |= (uint16_t)(1u << change_pick(w, spare));
+	struct members_target t = change_target(masters, 0, false);
+	(void)change_ask(w, teller, &t);
+}
+
+/* It hears of nothing for so long that the others make several changes. */
+static void leave_behind(struct world *w, unsigned id)
+{
+	uint64_t ns = 2 * some_time(w) + below(w, 5 * SEC);
+	if (chance(w, 400000)) {
+		node_crash_for(w, id, ns);
+		return;
+	}
+	unsigned friend = chance(w, 300000) ? some_node(w) : 0;
+	for (unsigned o = 1; o <= w->nodes; o++) {
+		if (o == id || o == friend)
+			continue;
+		w->cut[id][o] = w->cut[o][id] = true;
+		world_push(w, w->now + below(w, SEC), ITEM_CUT, id, o, w->stream[id][o]);
+		world_push(w, w->now + below(w, SEC), ITEM_CUT, o, id, w->stream[id][o]);
+		world_push(w, w->now + ns + below(w, 100 * MS), ITEM_MEND, id, o, 0);
+	}
 }
 
 static void make(struct world *w, enum fault kind)
@@ -219,6 +270,19 @@ static void make(struct world *w, enum fault kind)
 		break;
 	case FAULT_SUSPEND:
 		suspend_host(w, id);
+		break;
+	case FAULT_CHANGE:
+		change(w, id);
+		break;
+	case FAULT_RIVALS:
+		change(w, id);
+		change(w, other);
+		break;
+	case FAULT_REPLACE:
+		replace(w, id);
+		break;
+	case FAULT_STALE:
+		leave_behind(w, id);
 		break;
 	case FAULTS:
 		break;

@@ -67,7 +67,7 @@ static void lock(struct world *w, unsigned i, unsigned node, unsigned k, uint64_
 static bool raises_a_ceiling(const struct world *w)
 {
 	bool raises = false;
-	for (unsigned id = 1; id <= w->n; id++)
+	for (unsigned id = 1; id <= w->nodes; id++)
 		raises = raises || w->node[id].writing_n != 0 || w->node[id].asked_n != 0;
 	return raises;
 }
@@ -125,8 +125,9 @@ static void keep(struct world *w, unsigned i, unsigned node, unsigned k)
 static void wait_in_line(struct world *w, uint64_t round_ns)
 {
 	unsigned waiters = w->clients < 6 ? w->clients - 1 : 5, k = (unsigned)below(w, w->keys);
+	unsigned home = w->master[0];
 	uint64_t wait_ms = 20000;
-	lock(w, 0, 1, k, 0);
+	lock(w, 0, home, k, 0);
 	run_for(w, round_ns + 5 * MS);
 	for (unsigned i = 1; i <= waiters && !w->over; i++) {
 		if (i == 2 || (i == 3 && w->keys > 1)) {
@@ -134,7 +135,7 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 			 */
 			bool held = i == 3;
 			unsigned other = (k + 1) % w->keys;
-			struct call *call = ask(w, i, held ? 1 + (unsigned)below(w, w->n) : 1,
+			struct call *call = ask(w, i, held ? w->master[below(w, w->n)] : home,
 				held ? OP_WAITFOR : OP_WAITRELEASE, held ? other : k);
 			if (call == NULL)
 				return;
@@ -148,9 +149,9 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 	if (w->keys > 1 && !w->over) {
 		/* Extended once: messages overtake one another here, and a CONFIRM that comes first
 		 * is lost. */
-		lock_for(w, 0, 1, (k + 1) % w->keys, 0, long_ttl_ms(w));
+		lock_for(w, 0, home, (k + 1) % w->keys, 0, long_ttl_ms(w));
 		run_for(w, w->node[1].cfg.attempt_ms * MS / 2);
-		keep(w, 0, 1, (k + 1) % w->keys);
+		keep(w, 0, home, (k + 1) % w->keys);
 	}
 	/* A lease each, and at worst a look a second for those whose hint comes from nobody. */
 	run_for(w, waiters * (1300 * MS + short_ttl_ms(w) * MS + round_ns) + 60 * MS);
@@ -197,12 +198,19 @@ static void give_up_lock(struct world *w, unsigned i, unsigned node, unsigned k)
 /* Every master has it, and votes. */
 static void all_hold(struct world *w, unsigned k, const char *when)
 {
-	for (unsigned id = 1; id <= w->n && !w->over; id++) {
+	for (unsigned i = 0; i < w->n && !w->over; i++) {
+		unsigned id = w->master[i];
 		const struct lease *l = lease_of(w, id, k);
 		if (!node_votes(w, id, w->key[k].hash))
 			violation(w, RUN_STUCK, "resync: node %u does not vote, %s", id, when);
 		else if (l == NULL || !lease_is_live(l) || l->token != w->client[0].token)
 			violation(w, RUN_STUCK, "resync: node %u lacks key %u, %s", id, k, when);
+	}
+	for (unsigned id = 1; id <= w->nodes && !w->over; id++) {
+		const struct lease *l = is_replica(w, id) ? lease_of(w, id, k) : NULL;
+		bool shows = l != NULL && lease_is_visible(l) && l->token == w->client[0].token;
+		if (is_replica(w, id) && !shows)
+			violation(w, RUN_STUCK, "copy: replica %u lacks key %u, %s", id, k, when);
 	}
 }
 
@@ -211,10 +219,11 @@ static void nothing_is_missed(struct world *w, uint64_t round_ns)
 {
 	const struct engine_config *c = &w->node[1].cfg;
 	uint64_t step_ns = c->max_lease_ms * MS / 3;
-	unsigned k = (unsigned)below(w, w->keys), away = 2 + (unsigned)below(w, w->n - 1);
+	unsigned k = (unsigned)below(w, w->keys), home = w->master[0];
+	unsigned away = w->master[1 + below(w, w->n - 1)];
 	bool crash = chance(w, 500000);
 	if (crash) {
-		lock_for(w, 0, 1, k, 0, long_ttl_ms(w));
+		lock_for(w, 0, home, k, 0, long_ttl_ms(w));
 		run_for(w, step_ns);
 		node_crash(w, away);
 		run_for(w, MS);
@@ -227,20 +236,20 @@ static void nothing_is_missed(struct world *w, uint64_t round_ns)
 		w->client[0].outcome = OUT_NOQUORUM;
 		for (unsigned i = 0; i < 3 && !w->over && w->client[0].outcome != OUT_OK; i++) {
 			run_for(w, i * 3 * c->attempt_ms * MS);
-			lock_for(w, 0, 1, k, 0, long_ttl_ms(w));
+			lock_for(w, 0, home, k, 0, long_ttl_ms(w));
 			run_for(w, step_ns);
 		}
 		memset(w->cut, 0, sizeof w->cut);
 	}
 	uint64_t until = w->now + 3 * c->attempt_ms * MS + 8 * round_ns + SEC;
 	while (w->now < until && !w->over) {
-		keep(w, 0, 1, k);
+		keep(w, 0, home, k);
 		run_for(w, step_ns);
 	}
 	if (!w->over)
 		all_hold(w, k, crash ? "after a crash" : "after a partition");
 	if (!w->over)
-		give_up_lock(w, 0, 1, k);
+		give_up_lock(w, 0, home, k);
 	run_for(w, round_ns);
 }
 
@@ -251,13 +260,85 @@ static void no_promise_stays(struct world *w, uint64_t round_ns)
 	for (unsigned i = 0; i < rivals && !w->over; i++)
 		lock_for(w, i, 1 + i % w->nodes, k, 0, long_ttl_ms(w));
 	run_for(w, round_ns + 12 * w->node[1].cfg.attempt_ms * MS);
-	for (unsigned id = 1; id <= w->n && !w->over; id++) {
+	for (unsigned id = 1; id <= w->nodes && !w->over; id++) {
 		struct engine_stats s;
 		engine_stats(w->node[id].engine, &s);
 		if (s.promises != 0)
 			violation(w, RUN_STUCK, "promise: node %u keeps one that nobody wants", id);
 	}
 	run_for(w, long_ttl_ms(w) * MS * 5 / 4 + 50 * MS);
+}
+
+/* Enough masters, whoever they are. */
+static struct members_target last_target(struct world *w)
+{
+	uint16_t masters = 0, replicas = 0;
+	unsigned n = 3 + (unsigned)below(w, 3);
+	for (unsigned i = 0; i < 200 && count_bits(masters) < n && n <= w->nodes; i++)
+		masters |= (uint16_t)(1u << (1 + below(w, w->nodes)));
+	for (unsigned id = 1; id <= w->nodes; id++)
+		if (count_bits(masters) < 3 || (!(masters >> id & 1) && chance(w, 400000)))
+			*(count_bits(masters) < 3 ? &masters : &replicas) |= (uint16_t)(1u << id);
+	replicas &= (uint16_t)~masters;
+	return change_target(masters, replicas, true);
+}
+
+/* Every node knows the last configuration and acts by it; its masters are in sync. */
+static void all_agree(struct world *w, const struct members_target *t)
+{
+	struct engine_stats s;
+	for (unsigned id = 1; id <= w->nodes && !w->over; id++) {
+		const struct node *n = &w->node[id];
+		bool master = false, replica = false;
+		engine_stats(n->engine, &s);
+		for (unsigned i = 0; i < t->n_masters; i++)
+			master = master || t->masters[i] == id;
+		for (unsigned i = 0; i < t->n_replicas; i++)
+			replica = replica || t->replicas[i] == id;
+		if (n->config.epoch != w->top_epoch)
+			violation(w, RUN_STUCK,
+				"members: node %u is left in epoch %" PRIu64
+				", the last is %" PRIu64,
+				id, n->config.epoch, w->top_epoch);
+		else if (master != is_master(w, id) || replica != is_replica(w, id))
+			violation(w, RUN_STUCK, "members: node %u is not what it was to be", id);
+		else if (master && n->synced_epoch != n->config.masters_epoch)
+			violation(w, RUN_STUCK, "members: master %u is not in sync", id);
+		else if (replica && s.lag_ns > SEC)
+			violation(w, RUN_STUCK,
+				"copy: replica %u has no whole copy, or %" PRIu64 " us old", id,
+				s.lag_ns / 1000);
+	}
+}
+
+enum { SETS_MAX = 8, SET_MAX_S = 60 };
+
+/* Repeated, as its contract says, SETNODES comes to its end. False: nobody can change anything any
+ * more, for too many have lost their files. */
+static bool settle_members(struct world *w)
+{
+	struct members_target t = last_target(w);
+	bool done = false;
+	for (unsigned i = 0; i < SETS_MAX && !done && !w->over; i++) {
+		unsigned id = 1 + (unsigned)below(w, w->nodes);
+		(void)change_ask(w, id, &t);
+		for (unsigned s = 0; s < SET_MAX_S * 10 && !w->over; s++) {
+			run_for(w, 100 * MS);
+			if (!w->node[id].asked)
+				break;
+		}
+		done = w->node[id].done;
+	}
+	if (!w->over && !done && epochs_stuck(w, 0))
+		return false;
+	if (!w->over && !done)
+		violation(w, RUN_STUCK, "members: SETNODES never succeeds");
+	run_for(w, 2 * SEC);
+	if (!w->over)
+		all_agree(w, &t);
+	w->n = t.n_masters;
+	memcpy(w->master, t.masters, t.n_masters);
+	return true;
 }
 
 void liveness_check(struct world *w)
@@ -274,9 +355,11 @@ void liveness_check(struct world *w)
 	run_for(w, 3 * lease + (lease > tomb ? lease : tomb) * 5 / 4 + 8 * SEC);
 	if (w->over || !all_ended(w))
 		return;
-	for (unsigned id = 1; id <= w->n; id++)
-		if (w->node[id].restart.status != NODE_ACTIVE)
-			violation(w, RUN_STUCK, "node %u never votes again", id);
+	if (w->churn && !settle_members(w))
+		return;
+	for (unsigned i = 0; i < w->n; i++)
+		if (w->node[w->master[i]].restart.status != NODE_ACTIVE)
+			violation(w, RUN_STUCK, "node %u never votes again", w->master[i]);
 	run_for(w, lease * 5 / 4 + 4 * attempt);
 	for (unsigned i = 0; i < w->clients; i++)
 		w->client[i].belief.token = 0;

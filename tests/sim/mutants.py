@@ -18,7 +18,9 @@ EVENTS = 20000
 # Found within a few seeds, one or two of each part of the protocol: what a quick test looks for.
 FEW = ("trylock-overwrites", "vote-twice", "release-any", "extend-minority", "update-sticky",
        "promise-expires", "restart-votes", "sync-one", "quarantine-none", "clean-always",
-       "heal-never", "heal-answers", "clock-wall", "clock-slow", "waiter-stays")
+       "heal-never", "heal-answers", "clock-wall", "clock-slow", "waiter-stays", "gate-off",
+       "quorum-fixed", "epoch-ignored", "merge-none", "joiner-votes",
+       "copy-lease-anew")
 FEW_RUNS = 200
 # Clocks beyond the bound that the engines are told must break mutual exclusion: the judges see time.
 CLOCKS_LIE, LYING = "clocks-lie", ["--lie", "100000"]
@@ -29,6 +31,11 @@ DRILLED = {
     "read-any-absent": "early-end", "never-seen": "early-end", "restart-no-wait": "restarts",
     "tomb-short": "restarts", "heal-no-wait": "aside", "extend-late": "values",
     "extend-unconfirming": "values",
+    **dict.fromkeys((
+        "quorum-fixed", "epoch-ignored", "merge-none", "merge-one", "merge-keeps-live",
+        "sync-unmerged", "probe-unmerged", "joiner-votes", "removed-votes", "gate-off",
+        "config-volatile", "copy-gap-ignored", "copy-old",
+        "copy-lease-anew"), "members"),
 }
 STATUS = {2: "safety", 3: "liveness", 4: "crash"}
 

@@ -35,6 +35,7 @@ static void send_one(struct world *w, unsigned from, unsigned to, const struct m
 	mail->from_life = w->node[from].life;
 	mail->to_life = w->node[to].life;
 	mail->stream = w->stream[from][to];
+	mail->epoch = w->node[from].config.epoch;
 	mail->from = (uint8_t)from;
 	mail->to = (uint8_t)to;
 	/* Replies carry no key. */
@@ -89,6 +90,10 @@ static bool passes(struct world *w, const struct mail *mail)
 		return false;
 	if (mail->stream != w->stream[mail->from][mail->to] && !chance(w, w->swarm.old_stream_ppm))
 		return false;
+	if (mail->epoch != n->config.epoch && !MUTANT(EPOCH_IGNORED)) {
+		w->sums.other_epoch++;
+		return false;
+	}
 	uint64_t age = clock_read(&n->mclk, w->now) - mail->sent_mclk;
 	bool any_age = MUTANT(MESSAGE_OLD) || MUTANT(EXTEND_LATE);
 	bool old = age > n->cfg.attempt_ms * MS / 10 * 9 && !any_age;
@@ -158,6 +163,18 @@ static void shake_hands(struct world *w, unsigned id, unsigned peer)
 	*seen = n->life;
 }
 
+void net_hear(struct world *w, unsigned id, unsigned peer, bool up)
+{
+	struct node *n = &w->node[id];
+	n->heard[peer] = up;
+	bool missed = up && w->now - n->unlinked_at[peer] > 3 * n->cfg.attempt_ms * MS;
+	if (!up)
+		n->unlinked_at[peer] = w->now;
+	node_step(w, id, &(struct event){.type = EV_LINK, .link = {(uint8_t)peer, up}}, -1);
+	if (!w->over && n->up && missed && !w->shard_level)
+		node_step(w, id, &(struct event){.type = EV_MISSED}, -1);
+}
+
 static void tell(struct world *w, unsigned id, unsigned peer, bool up)
 {
 	struct node *n = &w->node[id];
@@ -165,12 +182,10 @@ static void tell(struct world *w, unsigned id, unsigned peer, bool up)
 	if (!n->up || n->linked[peer] == now)
 		return;
 	n->linked[peer] = now;
-	bool missed = up && w->now - n->unlinked_at[peer] > 3 * n->cfg.attempt_ms * MS;
-	if (!up)
-		n->unlinked_at[peer] = w->now;
-	node_step(w, id, &(struct event){.type = EV_LINK, .link = {(uint8_t)peer, up}}, -1);
-	if (!w->over && n->up && missed && !w->shard_level)
-		node_step(w, id, &(struct event){.type = EV_MISSED}, -1);
+	change_link(w, id, peer, up);
+	/* Where the configuration changes, the peer has to say first which one it acts by. */
+	if (!w->churn || (!up && n->heard[peer]))
+		net_hear(w, id, peer, up);
 }
 
 void net_link(struct world *w, unsigned a, unsigned b, bool up)

@@ -75,7 +75,8 @@ static void attempt_made(struct world *w, const struct msg *m)
 /* Some rounds reach just as many as they need. */
 static void send_round(struct world *w, unsigned id, const struct effect *f)
 {
-	unsigned n = f->send.to_count, spare = w->n - w->majority;
+	const struct shape *c = &w->node[id].config;
+	unsigned n = f->send.to_count, spare = shape_masters(c) - shape_majority(c);
 	bool narrow = n > spare && !w->calm && chance(w, w->swarm.narrow_ppm);
 	unsigned first = narrow ? (unsigned)below(w, n) : 0;
 	for (unsigned k = 0; k < n; k++)
@@ -157,7 +158,12 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 	engine_step(n->engine, &n->time, ev, &w->fx);
 	if (!w->calm && w->fx.n > 0 && chance(w, w->swarm.midcrash_ppm))
 		cut = (unsigned)below(w, w->fx.n); /* the batch is only half out when it dies */
+	if (w->opt->trace)
+		trace_entries(w, id);
 	carry_out(w, id, w->fx.n < cut ? w->fx.n : cut);
+	if (w->over)
+		return;
+	copies_look(w, id);
 	if (w->over)
 		return;
 	if (key >= 0)
@@ -175,6 +181,7 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 		return;
 	if (n->restart.status == NODE_RESYNC && node_in_sync(n))
 		world_push(w, w->now, ITEM_VOTE, id, 0, n->life);
+	change_stepped(w, id);
 	arm_timer(w, id);
 }
 
@@ -218,6 +225,7 @@ static void begin(struct world *w, unsigned id)
 	n->cfg.seed = prng_next(&w->rng);
 	n->cfg.ceiling_n = n->has_file ? n->durable_n : BALLOT_MAX;
 	n->cfg.start_n = n->loaded_n;
+	change_config(w, id, &n->cfg);
 	node_memory(w, id);
 	node_clocks(w, id);
 	if (w->shard_level)
@@ -230,6 +238,7 @@ static void begin(struct world *w, unsigned id)
 	n->timer_at = UINT64_MAX;
 	n->timer_gen++;
 	memset(n->linked, 0, sizeof n->linked);
+	memset(n->heard, 0, sizeof n->heard);
 	memset(n->seen, 0, sizeof n->seen);
 	memset(n->maxn, 0, sizeof n->maxn);
 }
@@ -245,9 +254,18 @@ static void set_out(struct world *w, unsigned id, enum restart_kind kind)
 		.attempt_ms = n->cfg.attempt_ms,
 		.drift_ppm = n->cfg.drift_ppm,
 		.n_masters = n->cfg.n_masters,
-		.loaded_n = n->loaded_n,
+		.loaded_n = kind == RESTART_JOINED && n->has_file ? n->durable_n : n->loaded_n,
 	};
 	restart_init(&n->restart, &cfg);
+	if (!is_master(w, id))
+		n->restart.status = NODE_NONMEMBER;
+}
+
+void node_joins(struct world *w, unsigned id)
+{
+	TRACE(w, "%u joins", id);
+	set_out(w, id, RESTART_JOINED);
+	node_control(w, id);
 }
 
 void node_wake(struct world *w, unsigned id)
@@ -261,15 +279,16 @@ void node_wake(struct world *w, unsigned id)
 void node_first_boot(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
-	n->has_file = w->swarm.files && is_master(w, id);
+	n->has_file = w->swarm.files && (is_master(w, id) || w->churn);
 	if (n->has_file) {
 		n->durable_n = ceiling_above(node_wall_n(w, id));
-		n->disk.slot[0] =
-			(struct record_on_disk){.valid = true, .seq = 1, .ceiling_n = n->durable_n};
+		n->disk.slot[0] = (struct record_on_disk){
+			.valid = true, .seq = 1, .ceiling_n = n->durable_n, .reg = n->reg};
 	} else {
 		n->durable_n = BALLOT_MAX;
 	}
 	begin(w, id);
+	change_start(w, id);
 	set_out(w, id, RESTART_FIRST_BOOT);
 	node_control(w, id);
 }
@@ -285,7 +304,11 @@ void node_start(struct world *w, unsigned id)
 	if (n->has_file)
 		n->durable_n = n->loaded_n;
 	node_wake(w, id);
+	change_load(w, id, file);
 	begin(w, id);
+	change_start(w, id);
+	if (w->over)
+		return;
 	set_out(w, id, n->after_life != 0 ? RESTART_CLEAN : RESTART_EMPTY);
 	n->old_file = n->after_life != 0 && n->after_life != n->life - 1;
 	w->sums.clean_starts += n->after_life != 0;
@@ -298,8 +321,8 @@ void node_start(struct world *w, unsigned id)
 
 static bool all_heard(const struct world *w, unsigned id)
 {
-	for (unsigned k = 1; k <= w->n; k++)
-		if (k != id && w->node[id].linked[k] == 0)
+	for (unsigned k = 1; k <= w->nodes; k++)
+		if (k != id && (w->node[id].config.masters >> k & 1) && w->node[id].linked[k] == 0)
 			return false;
 	return true;
 }
@@ -310,7 +333,7 @@ static void distrust_in_vain(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
 	bool known = n->after_life == 0 || !n->old_file;
-	for (unsigned k = 1; k <= w->n; k++)
+	for (unsigned k = 1; k <= w->nodes; k++)
 		known = known || (w->node[k].up && w->node[k].seen[id] > n->after_life &&
 					 w->node[k].seen[id] != n->life);
 	if (!known)
@@ -396,7 +419,7 @@ void node_may_vote(struct world *w, const struct item *it)
 		node_control(w, it->node);
 }
 
-static void fall(struct world *w, unsigned id)
+static void fall(struct world *w, unsigned id, uint64_t away_ns)
 {
 	struct node *n = &w->node[id];
 	struct engine_stats s;
@@ -404,6 +427,7 @@ static void fall(struct world *w, unsigned id)
 	engine_stats(n->engine, &s);
 	w->sums.healed += s.healed;
 	n->up = false;
+	copies_look(w, id);
 	n->timer_gen++;
 	shard_end(w, id);
 	disk_crash(w, id);
@@ -418,18 +442,27 @@ static void fall(struct world *w, unsigned id)
 		uint64_t notice = chance(w, 800000) ? below(w, MS) : below(w, SEC);
 		world_push(w, w->now + notice, ITEM_CUT, k, id, w->stream[k][id]);
 	}
-	uint64_t away = chance(w, 500000) ? 20 * MS : 2 * SEC;
-	world_push(w, w->now + below(w, w->swarm.quick_starts ? MS : away), ITEM_START, id, 0,
-		n->life);
+	world_push(w, w->now + away_ns, ITEM_START, id, 0, n->life);
 }
 
-void node_crash(struct world *w, unsigned id)
+static uint64_t some_absence(struct world *w)
+{
+	uint64_t away = chance(w, 500000) ? 20 * MS : 2 * SEC;
+	return below(w, w->swarm.quick_starts ? MS : away);
+}
+
+void node_crash_for(struct world *w, unsigned id, uint64_t away_ns)
 {
 	if (!w->node[id].up)
 		return;
 	TRACE(w, "%u crashes", id);
 	w->sums.crashes++;
-	fall(w, id);
+	fall(w, id, away_ns);
+}
+
+void node_crash(struct world *w, unsigned id)
+{
+	node_crash_for(w, id, some_absence(w));
 }
 
 void node_stop(struct world *w, unsigned id)
@@ -442,8 +475,8 @@ void node_stop(struct world *w, unsigned id)
 		     n->has_file && top_n <= n->durable_n;
 	TRACE(w, "%u stops%s", id, clean ? ", holding nothing" : "");
 	w->sums.stops++;
-	n->writing_n = n->asked_n = 0; /* what is being written is done before */
-	fall(w, id);
+	disk_drop(n); /* what is being written is done before */
+	fall(w, id, some_absence(w));
 	if (clean)
-		disk_keep_clean(&n->disk, top_n, n->life);
+		disk_keep_clean(n, top_n);
 }

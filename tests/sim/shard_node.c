@@ -379,6 +379,9 @@ static void link_event(struct world *w, unsigned id, unsigned other, bool up)
 		.peer_mclk = clock_read(&peer->mclk, w->now),
 		.peer_mclk_at = clock_read(&n->mclk, w->now)};
 	tell(sn, MAIL_ADOPT, &a, sizeof a);
+	/* The configuration never changes at this level. */
+	struct mail_peer_epoch told = {.inc = a.peer_inc, .epoch = 1, .node = a.node};
+	tell(sn, MAIL_PEER_EPOCH, &told, sizeof told);
 }
 
 static void add_number(struct bytes *arg, char *text, size_t bytes, uint64_t n)
@@ -454,6 +457,8 @@ void shard_event(struct world *w, unsigned id, const struct event *ev)
 	case EV_MSG:
 	case EV_TICK:
 	case EV_MISSED:
+	case EV_CONFIG:
+	case EV_SETTLED:
 		break;
 	}
 	shard_loop(w, id);
@@ -474,7 +479,6 @@ void shard_start(struct world *w, unsigned id)
 		.threads = 1,
 		.inc = sn->inc,
 		.cluster = 1,
-		.epoch = 1,
 		.max_clients = 64,
 		.input_max_bytes = 65536,
 		.output_max_bytes = 1 << 20,
@@ -483,8 +487,15 @@ void shard_start(struct world *w, unsigned id)
 		.cluster_name = "sim",
 		.client_addr = "client",
 		.peer_addr = "peer"};
-	for (unsigned i = 0; i < w->n; i++)
-		cfg.master_addrs[i] = "peer";
+	cfg.members = (struct membership){.epoch = 1,
+		.masters_epoch = 1,
+		.n_masters = n->cfg.n_masters,
+		.slots = n->cfg.slots,
+		.max_lease_ms = n->cfg.max_lease_ms,
+		.attempt_ms = n->cfg.attempt_ms,
+		.drift_ppm = n->cfg.drift_ppm};
+	for (unsigned i = 0; i < n->cfg.n_masters; i++)
+		cfg.members.masters[i] = (struct member){.id = n->cfg.masters[i], .addr = "peer"};
 	struct clocks now = {.slow = n->time.slow_ns,
 		.fast = n->time.fast_ns,
 		.mclk = clock_read(&n->mclk, w->now),

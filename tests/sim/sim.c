@@ -37,10 +37,11 @@ static const char help[] =
 	"  --events N       events of a run before everything is healed (100000)\n"
 	"  --level LEVEL    engine, or shard: shards and their streams as well (the seed chooses)\n"
 	"  --drill NAME     instead of a mix of faults one made for a part of the protocol:\n"
-	"                   values, restarts, aside, scattered, forgetful, early-end\n"
+	"                   values, restarts, aside, scattered, forgetful, early-end, members\n"
 	"                   (one seed in five draws one)\n"
+	"  --churn YES|NO   the configuration changes, or not (the seed chooses; at level engine)\n"
 	"  --trace          when a run fails, tell what happened last\n"
-	"  --trace-lines N  ... in that many lines (30, at most 65536)\n"
+	"  --trace-lines N  ... in that many lines (30, at most 262144)\n"
 	"  --history FILE   write what clients asked and heard, for another judge\n"
 	"  --lie PPM        clocks go wrong by up to this, beyond what the engines are told\n"
 	"  --mutant NAMES   break this rule, or NAME+NAME: these (only in sim_mutants)\n"
@@ -73,6 +74,13 @@ static enum level level_of(const char *text)
 	return *text == 's' ? LEVEL_SHARD : LEVEL_ENGINE;
 }
 
+static enum churn churn_of(const char *text)
+{
+	if (strcmp(text, "yes") != 0 && strcmp(text, "no") != 0)
+		usage("--churn is yes or no, not ", text);
+	return *text == 'y' ? CHURN_ALWAYS : CHURN_NEVER;
+}
+
 static enum drill drill_of(const char *text)
 {
 	enum drill drill = drill_named(text);
@@ -96,8 +104,8 @@ static void parse(struct options *o, int argc, char **argv)
 		{"nodes", 1, NULL, 'n'}, {"events", 1, NULL, 'e'}, {"level", 1, NULL, 'l'},
 		{"trace", 0, NULL, 't'}, {"history", 1, NULL, 'h'}, {"lie", 1, NULL, 'd'},
 		{"quiet", 0, NULL, 'q'}, {"trace-lines", 1, NULL, 'T'}, {"mutant", 1, NULL, 'm'},
-		{"list-mutants", 0, NULL, 'L'}, {"drill", 1, NULL, 'D'}, {"help", 0, NULL, 'H'},
-		{0}};
+		{"churn", 1, NULL, 'c'}, {"list-mutants", 0, NULL, 'L'}, {"drill", 1, NULL, 'D'},
+		{"help", 0, NULL, 'H'}, {0}};
 	int c;
 	*o = (struct options){.seed = 1, .runs = 1, .events = 100000, .trace_lines = 30};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -111,6 +119,8 @@ static void parse(struct options *o, int argc, char **argv)
 			o->events = number(optarg);
 		else if (c == 'l')
 			o->level = level_of(optarg);
+		else if (c == 'c')
+			o->churn = churn_of(optarg);
 		else if (c == 'D')
 			o->drill = drill_of(optarg);
 		else if (c == 't')
@@ -134,6 +144,9 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("what is that: ", argv[optind]);
 	if (o->nodes != 0 && (o->nodes < 3 || o->nodes > 5))
 		usage("--nodes is 3, 4 or 5", "");
+	bool churn = o->churn == CHURN_ALWAYS || o->drill == DRILL_MEMBERS;
+	if (churn && (o->level == LEVEL_SHARD || o->churn == CHURN_NEVER))
+		usage("configurations change at level engine only, and not with --churn no", "");
 	if (o->lie_ppm > 400000)
 		usage("--lie is at most 400000", "");
 }
@@ -159,12 +172,14 @@ static void report(const struct options *o)
 		     " judged leases, %" PRIu64 " crashes, %" PRIu64 " stops, %" PRIu64
 		     " clean starts, %" PRIu64 " syncs, %" PRIu64 " fallbacks, %" PRIu64
 		     " shadows, %" PRIu64 " healed, %" PRIu64 " lost, %" PRIu64 " too old, %" PRIu64
-		     " linear ops (%" PRIu64 " states, %" PRIu64 " given up), trace %016" PRIx64
-		     "\n",
+		     " linear ops (%" PRIu64 " states, %" PRIu64 " given up), %" PRIu64
+		     " runs with %" PRIu64 " changes, %" PRIu64 " SETNODES done, %" PRIu64
+		     " failed, %" PRIu64 " of another epoch, trace %016" PRIx64 "\n",
 		s->runs, o->seed, s->events, s->sim_ns / SEC, s->answers, s->grants,
 		s->leases_judged, s->crashes, s->stops, s->clean_starts, s->syncs, s->fallbacks,
 		s->shadows, s->healed, s->lost, s->dropped_old, s->linear_ops, s->linear_states,
-		s->linear_given_up, world.hash);
+		s->linear_given_up, s->churned, s->changes, s->sets_done, s->sets_failed,
+		s->other_epoch, world.hash);
 }
 
 int main(int argc, char **argv)

@@ -10,14 +10,18 @@
 
 #include "base/prng.h"
 #include "core/internal.h"
+#include "node/members.h"
 #include "node/restart.h"
 
 enum {
-	NODES_MAX = 6, /* five masters, and one that only coordinates */
+	NODES_MAX = 8, /* five masters, and some that may become masters or replicas */
 	KEYS_MAX = 8,
 	CLIENTS_MAX = 16,
 	CALLS_MAX = 256,
 	MAILS_MAX = 8192,
+	LETTERS_MAX = 512,  /* between control threads */
+	SHOWINGS_MAX = 256, /* of a key, the last ones */
+	EPOCHS_MAX = 1024,  /* of one run */
 	ITEMS_MAX = 32768,
 	RELEASED_MAX = 256,
 	HISTORY_MAX = 32768,
@@ -39,14 +43,18 @@ enum drill {
 	DRILL_SCATTERED,
 	DRILL_FORGETFUL,
 	DRILL_EARLY_END,
+	DRILL_MEMBERS,
 	DRILL_NONE
 };
+
+enum churn { CHURN_BY_SEED, CHURN_ALWAYS, CHURN_NEVER };
 
 struct options {
 	uint64_t seed, runs, events;
 	unsigned nodes; /* 0: the seed chooses */
 	enum level level;
 	enum drill drill;
+	enum churn churn;
 	unsigned lie_ppm; /* clocks go wrong by up to this much, whatever the engines are told */
 	bool trace, quiet;
 	unsigned trace_lines;
@@ -75,6 +83,8 @@ enum item_kind {
 	ITEM_CUT,    /* node, idx: the link is noticed to be dead */
 	ITEM_MEND,   /* node, idx */
 	ITEM_STREAM, /* idx: pipe, bytes reach the other end (shard level) */
+	ITEM_LETTER, /* idx: letter, a control thread is told something */
+	ITEM_TURN,   /* node: its control thread looks at the configuration */
 };
 
 struct item {
@@ -103,6 +113,11 @@ enum fault {
 	FAULT_STOP,    /* a node is stopped in good order */
 	FAULT_MISSED,  /* a node believes that it has missed something */
 	FAULT_SUSPEND, /* a host: RAW stands still, BOOTTIME goes on */
+	/* Where the configuration changes. */
+	FAULT_CHANGE,  /* a node is told SETNODES */
+	FAULT_RIVALS,  /* two nodes are, at once */
+	FAULT_REPLACE, /* a node crashes, and another is told to do without it */
+	FAULT_STALE,   /* a node is cut off, or down, for several changes */
 	FAULTS,
 };
 
@@ -122,7 +137,7 @@ struct swarm {
 	unsigned narrow_ppm;                     /* a round that reaches no more than a majority */
 	uint8_t vote_type;                       /* enum msg_type; 0: any */
 	unsigned vote_crash_ppm, told_crash_ppm; /* who has just voted, or told a client OK, dies */
-	unsigned weight[16];                     /* by enum fault */
+	unsigned weight[FAULTS];
 	unsigned weights;
 	int drift_ppm; /* true bound of the clocks */
 	bool slews;    /* BOOTTIME is slewed far beyond rho, RAW is not */
@@ -139,7 +154,30 @@ struct swarm {
 	bool registers;       /* locks are kept, and written over again and again */
 	bool homes;           /* clients ask the same node always */
 	unsigned lockers_home, writers_home; /* which; 0: by the number of the client */
+	unsigned change_crash_ppm; /* who is changing the configuration dies, once it has written */
+	unsigned change_masters_most;
+	uint64_t move_ns; /* between a configuration on disk and a shard that acts by it */
 };
+
+/* ---- configurations: epochs.c ---- */
+
+/* Who is what, a bit per node. */
+struct shape {
+	uint64_t epoch; /* 0: none */
+	uint64_t masters_epoch;
+	uint16_t masters, replicas;
+	uint8_t joined, departed;
+};
+
+static inline unsigned shape_masters(const struct shape *s)
+{
+	return count_bits(s->masters);
+}
+
+static inline unsigned shape_majority(const struct shape *s)
+{
+	return count_bits(s->masters) / 2 + 1;
+}
 
 /* ---- nodes ---- */
 struct record_on_disk {
@@ -147,6 +185,7 @@ struct record_on_disk {
 	uint32_t seq;
 	uint64_t ceiling_n;
 	uint32_t clean; /* life that stopped in good order and held nothing; 0: none */
+	struct members_register reg;
 };
 
 struct disk {
@@ -175,12 +214,30 @@ struct node {
 	bool has_file;
 	struct restart restart;
 	uint64_t loaded_n, durable_n, asked_n, writing_n;
+	bool writing;
+	struct members_register reg, writing_reg; /* durable; on its way (epoch 0: none is) */
 	uint32_t after_life; /* the file says that this one held nothing; 0: no such claim */
 	bool old_file;       /* and that is not the last one */
+	/* change.c */
+	struct members *members;                  /* NULL: the configuration does not change */
+	struct shape config;                      /* that the engine acts by */
+	uint64_t moved_at, moving_epoch, move_at; /* since when; the next one, and when */
+	uint64_t settled_epoch, synced_epoch, told_moved, told_synced; /* what was told last */
+	bool heard[NODES_MAX + 1]; /* the engine has it as linked */
+	uint64_t turn_at;
+	uint32_t turn_gen;
+	bool asked;     /* it was told SETNODES, and has not answered */
+	bool done;      /* it has answered OK */
+	bool forgetful; /* it starts without a file */
+	bool lost;      /* its file was: it abstains from the next change */
 	/* what the judges know */
-	uint64_t accepted_n;      /* highest ballot ever live here, whatever the incarnation */
-	uint64_t forgotten_n;     /* the same up to the last start */
-	uint64_t maxn[KEYS_MAX];  /* of this incarnation */
+	uint64_t accepted_n;           /* highest ballot ever live here, whatever the incarnation */
+	uint64_t forgotten_n;          /* the same up to the last start */
+	uint64_t maxn[KEYS_MAX];       /* of this incarnation */
+	struct ballot shown[KEYS_MAX]; /* to its readers, as a master */
+	uint64_t shown_end_ns[KEYS_MAX], shown_since[KEYS_MAX]; /* with this end; true time */
+	struct ballot traced[KEYS_MAX]; /* what the trace has told of its entries */
+	uint16_t traced_flags[KEYS_MAX];
 	struct shard_node *shard; /* shard level only */
 };
 
@@ -191,7 +248,16 @@ struct mail {
 	uint16_t next_free;
 	uint8_t from, to;
 	uint8_t key;
-	uint8_t data[KEYS_MAX * 128]; /* value and name; a report of all keys fits */
+	uint64_t epoch;               /* that its sender acted by */
+	uint8_t data[KEYS_MAX * 160]; /* value and name; a report of all keys fits */
+};
+
+/* From one control thread to another. */
+struct letter {
+	struct config_msg msg;
+	uint32_t from_life, to_life, stream;
+	uint16_t next_free;
+	uint8_t from, to;
 };
 
 /* ---- clients ---- */
@@ -265,6 +331,15 @@ struct history {
 	bool closed;
 };
 
+/* A lock that masters have shown to their readers. */
+struct showing {
+	struct ballot uid;
+	uint64_t until;   /* true time: the latest end that it had at one of them */
+	uint64_t gone_at; /* when the last of them gave it up */
+	uint16_t on;      /* bit per node: shows it */
+	bool doubtful;    /* not all gave it up: it ended, or a master crashed */
+};
+
 struct key {
 	uint8_t name[2];
 	uint64_t hash;
@@ -276,14 +351,19 @@ struct key {
 		granted[RELEASED_MAX]; /* instances that were live on a majority, the last ones */
 	unsigned n_released, n_granted;
 	struct ballot majority; /* live on a majority at the last look */
-	uint32_t value;         /* some value seen, for rivals to guess */
+	struct showing showing[SHOWINGS_MAX];
+	unsigned n_showings;
+	struct ballot all; /* all masters of the last epoch have shown it since; {0, 0}: none */
+	uint64_t all_since, all_epoch;
+	uint32_t value; /* some value seen, for rivals to guess */
 	uint64_t told_token;
 	uint32_t told_value; /* the latest value of that lock that somebody heard to be his */
 };
 
 struct sums {
-	uint64_t runs, events, faults[16], answers, outcomes[16], grants, lost, dropped_old,
+	uint64_t runs, events, faults[FAULTS], answers, outcomes[16], grants, lost, dropped_old,
 		crashes, stops, clean_starts, syncs, fallbacks, shadows, healed;
+	uint64_t churned, changes, sets_done, sets_failed, other_epoch;
 	uint64_t linear_ops, linear_states, linear_given_up, sim_ns, leases_judged;
 };
 
@@ -292,8 +372,12 @@ struct world {
 	uint64_t seed, now, events, hash;
 	struct prng rng;
 	struct swarm swarm;
-	unsigned n, majority, keys, clients;
-	unsigned nodes; /* the masters, from 1 on, and perhaps one that only coordinates */
+	unsigned n, keys, clients;      /* n: masters of the first configuration, and of the last */
+	uint8_t master[NODES_MAX];      /* they */
+	unsigned nodes;                 /* the masters, from 1 on, and others */
+	bool churn;                     /* the configuration changes */
+	struct shape epoch[EPOCHS_MAX]; /* as decided; by number */
+	uint64_t top_epoch;
 	enum drill drill;
 	bool calm; /* no more faults */
 	bool shard_level;
@@ -310,7 +394,8 @@ struct world {
 	uint64_t clogged_until[NODES_MAX + 1][NODES_MAX + 1];
 	uint32_t stream[NODES_MAX + 1][NODES_MAX + 1]; /* counts connections, both ways the same */
 	struct mail mail[MAILS_MAX];
-	uint16_t mail_free;
+	struct letter letter[LETTERS_MAX];
+	uint16_t mail_free, letter_free;
 	struct item item[ITEMS_MAX];
 	uint32_t items, next_seq;
 	uint32_t next_value;
@@ -369,6 +454,8 @@ __attribute__((format(printf, 3, 4))) void violation(
 	struct world *w, enum verdict_of_run what, const char *format, ...);
 #define TRACE(w, ...) ((w)->opt->trace ? trace_line(w, __VA_ARGS__) : (void)0)
 const char *msg_name(const struct msg *m);
+/* Which entries of the node are not what they were. */
+void trace_entries(struct world *w, unsigned id);
 
 /* ---- net.c ---- */
 uint64_t net_delay(struct world *w, unsigned to);
@@ -377,6 +464,8 @@ void net_post(struct world *w, unsigned from, unsigned to, const struct msg *m);
 void net_deliver(struct world *w, const struct item *it);
 void net_link(struct world *w, unsigned a, unsigned b, bool up);
 void net_link_all(struct world *w, unsigned id);
+/* The engine is told of a link. */
+void net_hear(struct world *w, unsigned id, unsigned peer, bool up);
 
 /* ---- node.c ---- */
 void node_clocks(struct world *w, unsigned id);
@@ -386,16 +475,25 @@ void node_start(struct world *w, unsigned id);
 void node_first_boot(struct world *w, unsigned id);
 /* A pause ends. */
 void node_wake(struct world *w, unsigned id);
+/* By what its engine acts by. */
 static inline bool is_master(const struct world *w, unsigned id)
 {
-	return id <= w->n;
+	return id <= NODES_MAX && (w->node[id].config.masters >> id & 1);
+}
+static inline bool is_replica(const struct world *w, unsigned id)
+{
+	return id <= NODES_MAX && (w->node[id].config.replicas >> id & 1);
 }
 void node_crash(struct world *w, unsigned id);
+/* It stays away for so long. */
+void node_crash_for(struct world *w, unsigned id, uint64_t away_ns);
 /* Stop in good order: SIGTERM, and a start some time later. */
 void node_stop(struct world *w, unsigned id);
 /* What src/node/control.c does at each turn. */
 void node_control(struct world *w, unsigned id);
 void node_may_vote(struct world *w, const struct item *it);
+/* It has become a master. */
+void node_joins(struct world *w, unsigned id);
 static inline bool node_votes(const struct world *w, unsigned id, uint64_t hash)
 {
 	const struct node *n = &w->node[id];
@@ -404,14 +502,55 @@ static inline bool node_votes(const struct world *w, unsigned id, uint64_t hash)
 void node_memory(struct world *w, unsigned id);
 uint64_t node_wall_n(const struct world *w, unsigned id);
 
+/* ---- epochs.c: the configurations, as somebody sees who sees all nodes ---- */
+/* One that some masters act by. */
+struct force {
+	struct shape config;
+	uint16_t there; /* bit per master of it that is up and acts by it */
+};
+/* At most one a node; the number of them. */
+/* So many masters of the last one have lost what they promised that no change can be made. */
+bool epochs_stuck(const struct world *w, unsigned more);
+unsigned epochs_in_force(const struct world *w, struct force ret[NODES_MAX]);
+struct shape shape_of(const struct membership *m);
+/* A node acts by it from now on: is it the one of its epoch? */
+void epochs_see(struct world *w, unsigned id, const struct membership *m);
+void epochs_first(struct world *w);
+
+/* ---- change.c: what a control thread does about configurations ---- */
+void change_init(struct world *w);
+/* The node starts: what its file says (NULL: it has none to read), and then the rest. */
+void change_load(struct world *w, unsigned id, const struct record_on_disk *file);
+void change_start(struct world *w, unsigned id);
+/* Its configuration as the engine is to begin with. */
+void change_config(const struct world *w, unsigned id, struct engine_config *cfg);
+/* The file holds what was to be written. */
+void change_written(struct world *w, unsigned id);
+void change_link(struct world *w, unsigned id, unsigned peer, bool up);
+void change_soon(struct world *w, unsigned id);
+void change_turn(struct world *w, const struct item *it);
+void change_deliver(struct world *w, const struct item *it);
+/* After each step of the engine. */
+void change_stepped(struct world *w, unsigned id);
+/* SETNODES; false: refused. */
+bool change_ask(struct world *w, unsigned id, const struct members_target *t);
+/* Bits of nodes. */
+struct members_target change_target(uint16_t masters, uint16_t replicas, bool has_replicas);
+/* Another set of masters, not far from the one that the node knows. */
+struct members_target change_some(struct world *w, unsigned id);
+unsigned change_pick(struct world *w, uint16_t bits);
+
 /* ---- disk.c ---- */
 /* NULL: nothing to be read. */
 const struct record_on_disk *disk_load(const struct disk *d);
-void disk_keep_clean(struct disk *d, uint64_t n, uint32_t life);
+void disk_keep_clean(struct node *n, uint64_t ceiling_n);
 /* The stop in good order counts once. */
 void disk_forget_clean(struct disk *d);
+/* Write what is asked for, the ceiling or the register, unless something is being written. */
 void disk_want(struct world *w, unsigned id);
 void disk_done(struct world *w, const struct item *it);
+/* What was to be written is forgotten. */
+void disk_drop(struct node *n);
 void disk_crash(struct world *w, unsigned id);
 void disk_before_start(struct world *w, unsigned id);
 
@@ -465,6 +604,10 @@ void check_release(struct world *w, unsigned k, uint64_t token);
 /* The incarnation that made the instance; 0: never seen on a majority. */
 uint64_t check_cid(const struct world *w, unsigned k, uint64_t token);
 const struct lease *lease_of(const struct world *w, unsigned id, unsigned k);
+
+/* ---- copies.c ---- */
+/* After each step of the node, and when it is no more. */
+void copies_look(struct world *w, unsigned id);
 
 /* ---- liveness.c ---- */
 void liveness_check(struct world *w);

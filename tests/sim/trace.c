@@ -5,7 +5,7 @@
 
 #include <stdarg.h>
 
-enum { LINES_MAX = 65536, LINE_BYTES = 160 };
+enum { LINES_MAX = 262144, LINE_BYTES = 160 };
 
 static char lines[LINES_MAX][LINE_BYTES];
 
@@ -30,8 +30,25 @@ void trace_line(struct world *w, const char *format, ...)
 const char *msg_name(const struct msg *m)
 {
 	static const char *const names[] = {"?", "TRYLOCK", "RELEASE", "ABORT", "CONFIRM", "QUERY",
-		"EXTEND", "PREPARE", "ACCEPT", "READ", "SYNC", "REPLY"};
+		"EXTEND", "PREPARE", "ACCEPT", "READ", "SYNC", "REPLY", "FOLLOW", "CONFIG"};
 	return m->type <= MSG_TYPE_MAX ? names[m->type] : names[0];
+}
+
+void trace_entries(struct world *w, unsigned id)
+{
+	struct node *n = &w->node[id];
+	for (unsigned k = 0; k < w->keys && n->up; k++) {
+		const struct lease *l = lease_of(w, id, k);
+		struct ballot uid = l != NULL ? lease_uid(l) : (struct ballot){0};
+		uint16_t flags = l != NULL ? l->flags : 0;
+		if (ballot_eq(uid, n->traced[k]) && flags == n->traced_flags[k])
+			continue;
+		n->traced[k] = uid;
+		n->traced_flags[k] = flags;
+		trace_line(w, "  %u has of key %u: %llu flags %x for %lld us", id, k,
+			(unsigned long long)uid.n, flags,
+			l != NULL ? (long long)(l->end_ns - n->time.slow_ns) / 1000 : 0);
+	}
 }
 
 static const char *kind_of(enum verdict_of_run what)

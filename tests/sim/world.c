@@ -144,6 +144,13 @@ static void dispatch(struct world *w, const struct item *it)
 	case ITEM_STREAM:
 		shard_stream(w, it);
 		break;
+	case ITEM_LETTER:
+		change_deliver(w, it);
+		break;
+	case ITEM_TURN:
+		if (!put_off(w, it, it->node))
+			change_turn(w, it);
+		break;
 	}
 }
 
@@ -183,16 +190,30 @@ static void engine_configs(struct world *w)
 			.max_waiters_per_key = 16};
 		c->slots = w->node[1].cfg.slots;
 		for (unsigned k = 0; k < w->n; k++)
-			c->masters[k] = (uint8_t)(k + 1);
+			c->masters[k] = w->master[k];
 	}
+}
+
+/* One run of three; without a draw, so that the others are what they were. */
+static bool churn_chosen(const struct world *w)
+{
+	uint64_t h = w->seed * UINT64_C(0x9e3779b97f4a7c15);
+	bool by_seed = (h >> 32) % 3 == 0;
+	if (w->shard_level || w->opt->churn == CHURN_NEVER)
+		return false;
+	return by_seed || w->opt->churn == CHURN_ALWAYS || w->opt->drill == DRILL_MEMBERS;
 }
 
 static void build(struct world *w)
 {
+	w->churn = churn_chosen(w);
 	w->n = w->opt->nodes != 0 ? w->opt->nodes : below(w, 3) != 0 ? 3 : below(w, 4) == 0 ? 4 : 5;
-	w->majority = w->n / 2 + 1;
+	for (unsigned i = 0; i < w->n; i++)
+		w->master[i] = (uint8_t)(i + 1);
 	drill_choose(w);
 	w->nodes = w->n + (!w->shard_level && chance(w, w->drill == DRILL_NONE ? 300000 : 700000));
+	if (w->churn)
+		w->nodes = w->n + 1 + (unsigned)below(w, NODES_MAX - w->n);
 	w->keys = 1 + (unsigned)below(w, chance(w, 500000) ? 2 : KEYS_MAX);
 	w->clients = 2 + (unsigned)below(w, CLIENTS_MAX - 1);
 	for (unsigned k = 0; k < w->keys; k++) {
@@ -203,6 +224,9 @@ static void build(struct world *w)
 	engine_configs(w);
 	swarm_choose(w);
 	net_init(w);
+	epochs_first(w);
+	change_init(w);
+	w->sums.churned += w->churn;
 	for (unsigned id = 1; id <= w->nodes; id++)
 		node_first_boot(w, id);
 	for (unsigned a = 1; a <= w->nodes; a++)
@@ -218,8 +242,10 @@ static void wipe(struct world *w)
 	struct sums sums = w->sums;
 	void *memory[NODES_MAX + 1];
 	size_t bytes[NODES_MAX + 1];
+	struct members *members[NODES_MAX + 1];
 	for (unsigned id = 1; id <= NODES_MAX; id++) {
 		memory[id] = w->node[id].memory;
+		members[id] = w->node[id].members;
 		bytes[id] = w->node[id].memory_bytes;
 	}
 	memset(w, 0, offsetof(struct world, mail));
@@ -227,6 +253,7 @@ static void wipe(struct world *w)
 	w->sums = sums;
 	for (unsigned id = 1; id <= NODES_MAX; id++) {
 		w->node[id].memory = memory[id];
+		w->node[id].members = members[id];
 		w->node[id].memory_bytes = bytes[id];
 	}
 }
@@ -238,8 +265,9 @@ enum verdict_of_run world_simulate(struct world *w, const struct options *opt, u
 	w->seed = seed;
 	prng_seed(&w->rng, seed);
 	w->now = 1000 * MS;
-	w->shard_level =
-		opt->level == LEVEL_SHARD || (opt->level == LEVEL_BY_SEED && seed % 8 == 0);
+	w->shard_level = opt->level == LEVEL_SHARD ||
+			 (opt->level == LEVEL_BY_SEED && opt->drill != DRILL_MEMBERS &&
+				 opt->churn != CHURN_ALWAYS && seed % 8 == 0);
 	build(w);
 	world_run(w, UINT64_MAX, opt->events);
 	if (!w->over)

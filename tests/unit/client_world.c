@@ -60,11 +60,9 @@ uint64_t engine_scan(const struct engine *e, const struct engine_time *now, uint
 
 void peers_info(const struct shard *s, uint8_t node, struct peer_info *ret)
 {
-	*ret = (struct peer_info){.linked = node == 2 && s->cfg.index == 1,
-		.status = NODE_ACTIVE,
-		.slots_voting = 63,
-		.links = node == 2 ? 1 : 0,
-		.heard_ago_ns = 7000000};
+	*ret = w.peers[s->cfg.index][node];
+	if (ret->state == 0 && ret->since_ns == 0)
+		ret->heard_ago_ns = ret->since_ns = UINT64_MAX;
 }
 
 /* ---- the world ---- */
@@ -143,6 +141,31 @@ static void deliver(struct shard *s)
 	}
 }
 
+/* What the control thread hears. */
+static void deliver_control(void)
+{
+	const void *body;
+	unsigned from;
+	uint16_t type;
+	size_t bytes;
+	struct mailbox *m = mailbox_of(w.mesh, THREADS);
+	mailbox_collect(m);
+	while ((body = mailbox_next(m, &from, &type, &bytes)) != NULL) {
+		assert_int_equal(type, MAIL_SETNODES);
+		assert_int_equal(bytes, sizeof w.setnodes);
+		memcpy(&w.setnodes, body, bytes);
+		w.setnodes_from = from;
+		w.n_setnodes++;
+	}
+}
+
+void setnodes_done(const char *error)
+{
+	struct mail_setnodes_done done = {.tag = w.setnodes.tag};
+	snprintf(done.error, sizeof done.error, "%s", error);
+	client_setnodes_done(&w.sh[w.setnodes_from], &done);
+}
+
 void turn(void)
 {
 	for (unsigned i = 0; i < THREADS; i++) {
@@ -150,6 +173,7 @@ void turn(void)
 		clients_work(&w.sh[i]);
 		mailbox_publish(w.sh[i].mail, wake, NULL);
 	}
+	deliver_control();
 	for (unsigned i = 0; i < LINKS; i++)
 		if (w.wires[i].open && w.wires[i].close_wanted)
 			hang_up(&w.wires[i]);
@@ -301,6 +325,16 @@ int world_setup(void **state)
 	w.ops = calloc(OPS, sizeof *w.ops);
 	w.mesh = mailbox_mesh_new(THREADS + 1, 4 * MAIL_MAX_BYTES);
 	w.next = granted;
+	w.peers[1][2] = (struct peer_info){.linked = true,
+		.state = NODE_ACTIVE,
+		.slots_voting = 63,
+		.slots_in_sync = 62,
+		.lag_ms = UINT32_MAX,
+		.epoch = 5,
+		.links = 1,
+		.heard_ago_ns = 7000000,
+		.since_ns = 9000000,
+		.msgs_other_epoch = 3};
 	for (unsigned i = 0; i < THREADS; i++) {
 		struct shard *s = &w.sh[i];
 		s->cfg = (struct shard_config){.engine = {.self = 1,
@@ -313,7 +347,13 @@ int world_setup(void **state)
 						       .max_ops = 20000},
 			.index = i,
 			.threads = THREADS,
-			.epoch = 5,
+			.members = {.epoch = 5,
+				.masters_epoch = 4,
+				.n_masters = 3,
+				.n_replicas = 1,
+				.masters = {{1, "127.0.0.1:7501"}, {2, "127.0.0.1:7502"},
+					{3, "127.0.0.1:7503"}},
+				.replicas = {{4, "127.0.0.1:7504"}}},
 			.max_clients = 3,
 			.input_max_bytes = 64 * 1024,
 			.output_max_bytes = 8 << 20,
@@ -321,15 +361,14 @@ int world_setup(void **state)
 			.version = "0.1",
 			.cluster_name = "test",
 			.client_addr = "127.0.0.1:7401",
-			.peer_addr = "127.0.0.1:7501",
-			.master_addrs = {"127.0.0.1:7501", "127.0.0.1:7502", "127.0.0.1:7503"}};
+			.peer_addr = "127.0.0.1:7501"};
 		s->env = &w.env;
 		s->mail = mailbox_of(w.mesh, i);
 		s->engine = (struct engine *)s;
 		s->status.status = NODE_ACTIVE;
 		s->now = (struct clocks){
 			.mclk = 1000000000000, .fast = 5000, .wall_us = 1700000000123456};
-		s->started_mclk = s->now.mclk;
+		s->started_mclk = s->state_at = s->now.mclk;
 		s->clients = clients_new(s);
 		w.stats[i] = (struct engine_stats){
 			.status = NODE_ACTIVE, .slots = 32, .slots_voting = 32, .leases = 10 + i};

@@ -41,10 +41,13 @@ struct world {
 	unsigned n_ops; /* ever started */
 	unsigned cancelled;
 	uint64_t cancel_tag;
-	unsigned prefetched; /* keys */
-	bool defer;          /* leave operations unanswered */
-	struct result next;  /* the answer otherwise */
+	unsigned prefetched;           /* keys */
+	bool defer;                    /* leave operations unanswered */
+	struct result next;            /* the answer otherwise */
+	struct mail_setnodes setnodes; /* the last one that the control thread got */
+	unsigned n_setnodes, setnodes_from;
 	struct engine_stats stats[THREADS];
+	struct peer_info peers[THREADS][NODE_ID_MAX + 1]; /* all zero: never heard of */
 };
 
 extern struct world w;
@@ -73,6 +76,8 @@ void forget(struct wire *x);
 struct pending *op_on(const char *key);
 /* Answer it. */
 void complete(const char *key, struct result r);
+/* The control thread's answer to the last SETNODES; "": done. */
+void setnodes_done(const char *error);
 /* A key with this prefix that belongs to @thread. */
 const char *key_of(unsigned thread, const char *prefix);
 /* @format with its '$' replaced. */

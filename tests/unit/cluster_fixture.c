@@ -63,6 +63,7 @@ static void post(struct fixture *f, unsigned from, unsigned to, const struct msg
 			.to = (uint8_t)to,
 			.used = true,
 			.delayed = rule != NULL,
+			.moves = f->node[from].moves,
 			.bytes = b.data,
 			.len = b.len};
 	}
@@ -181,7 +182,8 @@ bool fixture_deliver_one(struct fixture *f)
 		struct msg msg;
 		size_t used;
 		m->used = false;
-		if (!f->node[m->to].down && !f->cut[m->from][m->to]) {
+		if (!f->node[m->to].down && !f->cut[m->from][m->to] &&
+			f->node[m->to].moves == m->moves) {
 			assert_int_equal(msg_decode(m->bytes, m->len, &msg, &used), 0);
 			assert_int_equal(used, m->len);
 			f->messages++;
@@ -265,6 +267,64 @@ void fixture_resync(struct fixture *f, unsigned id)
 	fixture_restart(f, id);
 	fixture_run_ms(f, engine_restart_wait_ns(c->attempt_ms, c->drift_ppm) / NS_PER_MS + 1);
 	fixture_status(f, id, NODE_RESYNC);
+}
+
+struct engine_members fixture_members(const struct fixture *f, unsigned id)
+{
+	const struct engine_config *c = &f->node[id].cfg;
+	struct engine_members m = {.masters_epoch = c->masters_epoch,
+		.n_masters = c->n_masters,
+		.joined = c->joined,
+		.departed = c->departed};
+	memcpy(m.masters, c->masters, sizeof m.masters);
+	return m;
+}
+
+struct engine_members fixture_next(const struct engine_members *m, uint8_t joined, uint8_t departed)
+{
+	struct engine_members next = {
+		.masters_epoch = m->masters_epoch + 1, .joined = joined, .departed = departed};
+	for (unsigned node = 1; node <= NODES_MAX; node++) {
+		bool is_one = node == joined;
+		for (unsigned i = 0; i < m->n_masters; i++)
+			is_one = is_one || (m->masters[i] == node && node != departed);
+		if (is_one)
+			next.masters[next.n_masters++] = (uint8_t)node;
+	}
+	return next;
+}
+
+void fixture_config(struct fixture *f, unsigned id, const struct engine_members *m)
+{
+	struct engine_config *c = &f->node[id].cfg;
+	c->n_masters = m->n_masters;
+	memcpy(c->masters, m->masters, sizeof c->masters);
+	c->masters_epoch = m->masters_epoch;
+	c->joined = m->joined;
+	c->departed = m->departed;
+	c->replica = m->replica;
+	for (unsigned k = 1; k <= f->n; k++)
+		if (k != id && !f->node[k].down && f->node[k].moves == f->node[id].moves)
+			fixture_link(f, id, k, false);
+	f->node[id].moves++;
+	step(f, id, &(struct event){.type = EV_CONFIG, .members = *m});
+	for (unsigned k = 1; k <= f->n; k++)
+		if (k != id && !f->node[k].down && f->node[k].moves == f->node[id].moves)
+			fixture_link(f, id, k, true);
+}
+
+void fixture_config_all(struct fixture *f, const struct engine_members *m)
+{
+	for (unsigned id = 1; id <= f->n; id++)
+		if (!f->node[id].down)
+			fixture_config(f, id, m);
+	if (m->joined != 0 && !f->node[m->joined].down)
+		fixture_status(f, m->joined, NODE_RESYNC);
+}
+
+void fixture_settled(struct fixture *f, unsigned id)
+{
+	step(f, id, &(struct event){.type = EV_SETTLED});
 }
 
 void fixture_missed(struct fixture *f, unsigned id)

@@ -10,7 +10,8 @@ enum { NODES_MAX = 5, RESULTS_MAX = 4096, MAIL_MAX = 65536, RULES_MAX = 16 };
 struct fixture_mail {
 	uint8_t from, to;
 	bool used;
-	bool delayed; /* until fixture_let_go() */
+	bool delayed;   /* until fixture_let_go() */
+	unsigned moves; /* of its sender when it was sent */
 	uint8_t *bytes;
 	size_t len;
 };
@@ -30,7 +31,9 @@ struct fixture_node {
 	struct engine_config cfg;
 	struct engine_time time;
 	bool down;
-	bool paused;           /* mail waits, time goes on */
+	bool paused;    /* mail waits, time goes on */
+	unsigned moves; /* changes of the configuration so far: nodes that differ in it do not talk
+			 */
 	uint64_t suspended_ns; /* how long its machine was: counted by the fast clock only */
 	unsigned ceilings;     /* FX_CEILING so far */
 	uint64_t ceiling_n;    /* the last one */
@@ -83,6 +86,16 @@ void fixture_restart(struct fixture *f, unsigned id);
 void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n);
 /* Crash and restart, wait T_wait, and ask the others (NODE_RESYNC). */
 void fixture_resync(struct fixture *f, unsigned id);
+/* This node acts by another configuration from now on, and talks to those that do so too. */
+void fixture_config(struct fixture *f, unsigned id, const struct engine_members *m);
+/* The configuration after this one: @joined and @departed, 0: nobody. */
+struct engine_members fixture_next(
+	const struct engine_members *m, uint8_t joined, uint8_t departed);
+/* All nodes at once, masters that joined ask for what the others know. */
+void fixture_config_all(struct fixture *f, const struct engine_members *m);
+/* The configuration a node was started with. */
+struct engine_members fixture_members(const struct fixture *f, unsigned id);
+void fixture_settled(struct fixture *f, unsigned id);
 /* Nothing was heard of the others for a while (EV_MISSED). */
 void fixture_missed(struct fixture *f, unsigned id);
 /* Cut or mend both directions. */

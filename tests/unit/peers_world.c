@@ -35,7 +35,8 @@ void engine_step(
 		assert_true(e->seen_n < SEEN_MAX);
 		e->seen[e->seen_n++] = *ev;
 	}
-	if (ev->type == EV_TICK || (ev->type == EV_MSG && e->chatty))
+	if (ev->type == EV_TICK || (ev->type == EV_MSG && e->chatty) ||
+		(ev->type == EV_CONFIG && e->eager))
 		while (fx->n < EFFECTS_MAX && e->queue_n > 0)
 			fx->v[fx->n++] = e->queue[--e->queue_n];
 }
@@ -52,7 +53,8 @@ uint64_t engine_hlc(const struct engine *e)
 
 void engine_stats(const struct engine *e, struct engine_stats *ret)
 {
-	*ret = (struct engine_stats){.ops = e->rounds};
+	*ret = e->stats;
+	ret->ops = e->rounds;
 }
 
 bool engine_holds_nothing(const struct engine *e, uint64_t *ret_top_n)
@@ -113,6 +115,11 @@ uint64_t clients_wait_ns(const struct shard *s)
 bool clients_drain(struct shard *s)
 {
 	return s->clients->gone;
+}
+
+void client_setnodes_done(struct shard *s, const struct mail_setnodes_done *done)
+{
+	s->clients->setnodes_done++;
 }
 
 void gather_mail(struct shard *s, unsigned from, uint16_t type, const void *body, size_t bytes)
@@ -230,6 +237,19 @@ void node_loops(struct node *n, unsigned times)
 			thread_loop(&n->thread[i]);
 }
 
+struct membership members_of_epoch(uint64_t epoch)
+{
+	return (struct membership){
+		.epoch = epoch,
+		.masters_epoch = epoch,
+		.joined = 3,
+		.n_masters = 3,
+		.n_replicas = 1,
+		.masters = {{.id = 1}, {.id = 2}, {.id = 3}},
+		.replicas = {{.id = 4}},
+	};
+}
+
 void node_init(struct node *n, uint8_t id, unsigned threads)
 {
 	*n = (struct node){.threads = threads, .id = id, .inc = 100 + id};
@@ -250,7 +270,7 @@ void node_init(struct node *n, uint8_t id, unsigned threads)
 			.threads = threads,
 			.inc = n->inc,
 			.cluster = CLUSTER,
-			.epoch = EPOCH,
+			.members = members_of_epoch(EPOCH),
 		};
 		t->env.ops = &world_ops;
 		t->node = n;
@@ -297,6 +317,13 @@ bool control_reads(struct node *n, uint16_t type, void *body, size_t bytes)
 	return true;
 }
 
+void tell_peer_epoch(struct node *n, uint8_t peer, uint64_t inc, uint64_t epoch)
+{
+	struct mail_peer_epoch told = {.node = peer, .inc = inc, .epoch = epoch};
+	for (unsigned i = 0; i < n->threads; i++)
+		control_mail(n, i, MAIL_PEER_EPOCH, &told, sizeof told);
+}
+
 int new_stream(void)
 {
 	assert_true(ends_n + 2 <= ENDS_MAX);
@@ -322,8 +349,10 @@ void adopt(struct node *n, int fd, uint8_t peer, uint64_t inc, uint16_t index, u
 		.peer_mclk = world_ns + peer * 1000000 * MS,
 		.peer_mclk_at = node_ns(n),
 		.addr = "memory",
+		.peer_addr = "peer:1",
 	};
 	control_mail(n, index, MAIL_ADOPT, &a, sizeof a);
+	tell_peer_epoch(n, peer, inc, EPOCH);
 	node_loops(n, 2);
 }
 

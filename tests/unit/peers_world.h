@@ -1,5 +1,5 @@
-/* Shards with links in memory, for test_peers.c: shard.c, peers.c and mailbox.c are real; the
- * engine and the clients are stubs that write down what they are told. */
+/* Shards with links in memory, for test_peers*.c: shard.c, peers*.c and mailbox.c are real;
+ * the engine and the clients are stubs that write down what they are told. */
 #pragma once
 
 #include "shard/internal.h"
@@ -26,14 +26,16 @@ struct engine {
 	char last_key[KEY_MAX_BYTES + 1];
 	uint64_t hlc;
 	uint64_t rounds; /* in flight, as engine_stats() tells */
-	bool chatty;     /* EV_MSG has the effects of a tick */
+	struct engine_stats stats;
+	bool chatty; /* EV_MSG has the effects of a tick */
+	bool eager;  /* EV_CONFIG has them */
 	/* What the next ticks ask for. */
 	struct effect queue[QUEUE_MAX];
 	unsigned queue_n;
 };
 
 struct clients {
-	unsigned results;
+	unsigned results, setnodes_done;
 	bool gone;
 };
 
@@ -76,6 +78,10 @@ void node_init(struct node *n, uint8_t id, unsigned threads);
 void node_fini(struct node *n);
 void control_mail(struct node *n, unsigned to, uint16_t type, const void *body, size_t bytes);
 bool control_reads(struct node *n, uint16_t type, void *body, size_t bytes);
+/* All shards of @n hear by which epoch @peer acts. */
+void tell_peer_epoch(struct node *n, uint8_t peer, uint64_t inc, uint64_t epoch);
+/* Masters 1, 2 and 3 (which joined), replica 4. */
+struct membership members_of_epoch(uint64_t epoch);
 int new_stream(void);
 void adopt(struct node *n, int fd, uint8_t peer, uint64_t inc, uint16_t index, uint16_t links);
 void connect_nodes(struct node *a, struct node *b, uint16_t index, uint16_t links);

@@ -31,7 +31,9 @@ static const struct frame_header header_sample = {
 	.hlc_n = BALLOT_MAX,
 	.slots_voting = SLOTS_MAX,
 	.src_node = 255,
-	.status = NODE_NONMEMBER,
+	.slots_in_sync = SLOTS_MAX,
+	.lag_ms = UINT32_MAX,
+	.status = NODE_STATUS_MAX,
 };
 
 static void assert_header_equal(const struct frame_header *a, const struct frame_header *b)
@@ -47,6 +49,8 @@ static void assert_header_equal(const struct frame_header *a, const struct frame
 	assert_int_equal(a->held_ns, b->held_ns);
 	assert_int_equal(a->hlc_n, b->hlc_n);
 	assert_int_equal(a->slots_voting, b->slots_voting);
+	assert_int_equal(a->slots_in_sync, b->slots_in_sync);
+	assert_int_equal(a->lag_ms, b->lag_ms);
 	assert_int_equal(a->src_node, b->src_node);
 	assert_int_equal(a->status, b->status);
 }
@@ -62,6 +66,8 @@ static void test_frame_header_survives_the_wire(void **state)
 	struct frame_header heartbeat = header_sample;
 	heartbeat.frame_bytes = FRAME_HEADER_BYTES;
 	heartbeat.count = 0;
+	heartbeat.slots_in_sync = 0;
+	heartbeat.lag_ms = 7;
 	frame_header_encode(bytes, &heartbeat);
 	assert_int_equal(frame_header_decode(bytes, FRAME_HEADER_BYTES, &got), 0);
 	assert_header_equal(&got, &heartbeat);
@@ -92,9 +98,10 @@ static void test_frame_header_refuses_what_is_no_frame(void **state)
 		{4, 4, UINT32_MAX}, {4, 4, FRAME_HEADER_BYTES}, /* length */
 		{8, 4, 0}, {8, 4, 5}, {8, 4, UINT32_MAX},       /* count for 100 bytes */
 		{12, 1, 0},                                     /* node */
-		{13, 1, 0}, {13, 1, NODE_NONMEMBER + 1},        /* status */
+		{13, 1, 0}, {13, 1, NODE_STATUS_MAX + 1},       /* status */
 		{14, 2, SLOTS_MAX + 1},                         /* slots_voting */
-		{80, 8, 1}, {88, 8, UINT64_C(1) << 63},         /* reserved */
+		{80, 2, SLOTS_MAX + 1}, {80, 2, UINT16_MAX},    /* slots_in_sync */
+		{82, 2, 1}, {88, 8, UINT64_C(1) << 63},         /* reserved */
 		{64, 8, UINT64_C(1) << 62},                     /* held_ns */
 		{72, 8, BALLOT_MAX + 1}, {72, 8, UINT64_MAX},   /* hlc_n */
 	};
@@ -131,7 +138,7 @@ static const struct ballot uid = {1000, 0xabcdef};
 static struct msg msg_of(enum msg_type type)
 {
 	struct msg m = {.type = (uint8_t)type, .slot = 17, .req = 99};
-	if (type != MSG_REPLY)
+	if (type != MSG_REPLY && type != MSG_FOLLOW && type != MSG_CONFIG)
 		m.key = bytes_str("some/key");
 	switch (type) {
 	case MSG_TRYLOCK:
@@ -161,6 +168,13 @@ static struct msg msg_of(enum msg_type type)
 	case MSG_REPLY:
 		m.req_type = MSG_READ;
 		m.verdict = VERDICT_FREE;
+		break;
+	case MSG_FOLLOW:
+		m.cursor = 1;
+		m.op_id = UINT64_MAX;
+		break;
+	case MSG_CONFIG:
+		m.value = bytes_str("a configuration");
 		break;
 	default:
 		m.uid = uid;
@@ -239,7 +253,33 @@ static void test_frame_msg_of_every_type_survives_the_wire(void **state)
 	}
 }
 
+/* A replica that has nothing yet asks for any log, from its beginning. */
+static void test_frame_msg_follow_needs_no_cursor(void **state)
+{
+	(void)state;
+	struct msg m = {.type = MSG_FOLLOW, .slot = 17, .req = 99};
+	assert_survives(&m);
+	m.op_id = 5;
+	assert_survives(&m);
+	m.req_type = MSG_FOLLOW;
+	m.type = MSG_REPLY;
+	m.verdict = VERDICT_GAP;
+	assert_survives(&m);
+	m.verdict = VERDICT_LOG;
+	m.flags = MSG_LOG_END;
+	assert_survives(&m);
+}
+
 static uint8_t blob[SYNC_BODY_MAX_BYTES + 1];
+
+static void assert_not_sent(const struct msg *m)
+{
+	struct buf b;
+	buf_init(&b, 0);
+	expect_assert_failure(msg_encode(&b, m));
+	assert_int_equal(b.len, 0);
+	buf_fini(&b);
+}
 
 static void test_frame_msg_with_every_field_at_its_limit_survives(void **state)
 {
@@ -267,18 +307,28 @@ static void test_frame_msg_with_every_field_at_its_limit_survives(void **state)
 		.name = bytes_of(blob, CLIENT_NAME_MAX_BYTES),
 	};
 	assert_survives(&m);
-	/* Only a report may hold more than a value. */
-	m.req_type = MSG_SYNC;
+	/* Only entries and configurations may be longer than a value. */
 	m.value = bytes_of(blob, SYNC_BODY_MAX_BYTES);
+	m.req_type = MSG_SYNC;
 	assert_survives(&m);
-	struct buf b;
-	buf_init(&b, 0);
-	m.value.len++;
-	expect_assert_failure(msg_encode(&b, &m));
+	m.req_type = MSG_FOLLOW;
+	assert_survives(&m);
 	m.req_type = MSG_READ;
+	assert_not_sent(&m);
 	m.value.len = VALUE_MAX_BYTES + 1;
-	expect_assert_failure(msg_encode(&b, &m));
-	buf_fini(&b);
+	assert_not_sent(&m);
+	m.value.len = SYNC_BODY_MAX_BYTES + 1;
+	m.req_type = MSG_SYNC;
+	assert_not_sent(&m);
+	m.req_type = MSG_FOLLOW;
+	assert_not_sent(&m);
+	m.verdict = m.req_type = 0;
+	m.type = MSG_CONFIG;
+	assert_not_sent(&m);
+	m.value.len--;
+	assert_survives(&m);
+	m.type = MSG_FOLLOW;
+	assert_not_sent(&m);
 }
 
 /* Every subset of the optional fields, with values from a fixed seed. */
@@ -409,7 +459,6 @@ static void test_frame_msg_decode_refuses_unknown_words(void **state)
 	assert_refused(&read, AT_TYPE, 1, 0);
 	assert_refused(&read, AT_TYPE, 1, MSG_TYPE_MAX + 1);
 	assert_refused(&read, AT_TYPE, 1, 255);
-	assert_refused(&read, AT_FLAGS, 1, MSG_FLAGS_ALL + 1);
 	assert_refused(&read, AT_VERDICT, 1, VERDICT_ACK);
 	assert_refused(&read, AT_REQ_TYPE, 1, MSG_READ);
 	assert_refused(&read, AT_SLOT, 2, SLOTS_MAX);
@@ -421,6 +470,8 @@ static void test_frame_msg_decode_refuses_unknown_words(void **state)
 	assert_refused(&reply, AT_REQ_TYPE, 1, MSG_REPLY);
 	assert_refused(&reply, AT_REQ_TYPE, 1, MSG_CONFIRM);
 	assert_refused(&reply, AT_REQ_TYPE, 1, MSG_QUERY);
+	assert_refused(&reply, AT_REQ_TYPE, 1, MSG_CONFIG);
+	assert_refused(&reply, AT_REQ_TYPE, 1, MSG_TYPE_MAX + 1);
 	assert_refused(&reply, AT_REQ_TYPE, 1, 200);
 }
 
@@ -522,6 +573,9 @@ static void test_frame_msg_decode_refuses_missing_fields(void **state)
 	struct msg release = msg_of(MSG_RELEASE);
 	assert_refused(&release, AT_TYPE, 1, MSG_TRYLOCK);
 	assert_refused(&release, AT_TYPE, 1, MSG_EXTEND);
+	/* no configuration in it */
+	struct msg follow = msg_of(MSG_FOLLOW);
+	assert_refused(&follow, AT_TYPE, 1, MSG_CONFIG);
 	/* an EXTEND of nobody's lease */
 	struct msg extend = msg_of(MSG_EXTEND);
 	extend.n = 0;
@@ -585,6 +639,7 @@ int main(void)
 		cmocka_unit_test(test_frame_header_refuses_what_is_no_frame),
 		cmocka_unit_test(test_frame_header_largest_frame_is_taken),
 		cmocka_unit_test(test_frame_msg_of_every_type_survives_the_wire),
+		cmocka_unit_test(test_frame_msg_follow_needs_no_cursor),
 		cmocka_unit_test(test_frame_msg_with_every_field_at_its_limit_survives),
 		cmocka_unit_test(test_frame_msg_with_any_set_of_fields_survives),
 		cmocka_unit_test(test_frame_msg_empty_value_is_told_from_none),

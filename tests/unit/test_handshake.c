@@ -20,18 +20,26 @@ static int setup(void **state)
 		.node = 1,
 		.status = NODE_ACTIVE,
 		.threads = 2,
-		.slots = 64,
 		.inc = 111,
-		.epoch = 1,
-		.max_lease_ms = 60000,
-		.attempt_ms = 1000,
-		.drift_ppm = 1000,
-		.n_masters = 3,
-		.masters = {1, 2, 3},
+		.config =
+			{
+				.epoch = 1,
+				.masters_epoch = 1,
+				.slots = 64,
+				.max_lease_ms = 60000,
+				.attempt_ms = 1000,
+				.drift_ppm = 1000,
+				.n_masters = 3,
+				.masters = {{1, "a:1"}, {2, "b:2"}, {3, "c:3"}},
+				.n_replicas = 1,
+				.replicas = {{9, "i:9"}},
+			},
+		.peer_addr = "a:1",
 		.cluster = "orders",
 	};
 	them = us;
 	them.node = 2;
+	(void)snprintf(them.peer_addr, sizeof them.peer_addr, "b:2");
 	them.inc = 222;
 	them.threads = 4;
 	handshake_offer(&them, 0, 5000, &hello);
@@ -68,6 +76,8 @@ static void test_handshake_offer_survives_the_wire(void **state)
 	assert_int_equal(got.link_index, 1);
 	assert_true(got.first_boot);
 	assert_false(got.refused);
+	assert_true(membership_same(&got.config, &us.config));
+	assert_string_equal(got.peer_addr, "b:2");
 }
 
 static void test_handshake_answer_echoes(void **state)
@@ -99,28 +109,48 @@ static void test_handshake_takes_a_coordinator_that_is_no_master(void **state)
 	assert_int_equal(us.seen_inc[77], 0);
 }
 
+/* Nor is the vote of a master that has not heard of its promotion worth remembering. */
+static void test_handshake_remembers_lives_of_voters_only(void **state)
+{
+	(void)state;
+	hello.status = NODE_REPLICA;
+	handshake_note(&us, &hello, 0);
+	assert_int_equal(us.seen_inc[2], 0);
+	hello.node = 9;
+	hello.status = NODE_ACTIVE;
+	handshake_note(&us, &hello, 0);
+	assert_int_equal(us.seen_inc[9], 0);
+	assert_int_equal(membership_add(&us.config, ROLE_MASTER, 9, "i:9"), 0);
+	handshake_note(&us, &hello, 0);
+	assert_int_equal(us.seen_inc[9], 222);
+}
+
 static void test_handshake_each_difference_is_named(void **state)
 {
 	hello.version = PROTOCOL_VERSION + 1;
-	assert_refused("node 2 speaks peer protocol 3, node 1 speaks 2");
+	assert_refused("node 2 speaks peer protocol 4, node 1 speaks 3");
 	(void)snprintf(hello.cluster, sizeof hello.cluster, "bills");
 	assert_refused("node 2 belongs to cluster \"bills\", node 1 to \"orders\"");
 	hello.node = 1;
 	assert_refused("there are two nodes with id 1");
-	hello.slots = 32;
+	hello.config.slots = 32;
 	assert_refused("node 2 has --slots 32, node 1 has 64");
-	hello.max_lease_ms = 1;
+	hello.config.max_lease_ms = 1;
 	assert_refused("node 2 has --max-lease 1, node 1 has 60000");
-	hello.attempt_ms = 2;
+	hello.config.attempt_ms = 2;
 	assert_refused("node 2 has --attempt-time 2, node 1 has 1000");
-	hello.drift_ppm = 3;
+	hello.config.drift_ppm = 3;
 	assert_refused("node 2 has --drift-ppm 3, node 1 has 1000");
-	hello.epoch = 4;
-	assert_refused("node 2 has epoch 4, node 1 has 1");
-	hello.masters[2] = 5;
+	hello.config.masters[2].id = 5;
 	assert_refused("node 2 has masters 1,2,5, node 1 has 1,2,3");
-	hello.n_masters = 2;
+	hello.config.n_masters = 2;
 	assert_refused("node 2 has masters 1,2, node 1 has 1,2,3");
+	hello.config.replicas[0].id = 8;
+	assert_refused("node 2 has replicas 8, node 1 has 9");
+	hello.config.n_replicas = 0;
+	assert_refused("node 2 has replicas none, node 1 has 9");
+	(void)snprintf(hello.peer_addr, sizeof hello.peer_addr, "b c:2");
+	assert_refused("node 2 says an address that nobody can dial");
 	hello.inc = 0;
 	assert_refused("node 2 has no incarnation");
 	hello.threads = 0;
@@ -132,11 +162,92 @@ static void test_handshake_each_difference_is_named(void **state)
 	assert_int_equal(check(), 0);
 }
 
+/* The older one learns; but what no change changes has to be the same. */
+static void test_handshake_nodes_of_different_epochs_talk(void **state)
+{
+	(void)state;
+	assert_int_equal(membership_add(&hello.config, ROLE_MASTER, 4, "d:4"), 0);
+	assert_int_equal(hello.config.epoch, 2);
+	assert_int_equal(check(), 0);
+	assert_true(handshake_newer(&us, &hello));
+	assert_false(handshake_asks(&hello));
+	us.config = hello.config;
+	us.config.epoch = 3;
+	assert_int_equal(check(), 0);
+	assert_false(handshake_newer(&us, &hello));
+	us.config.epoch = 2;
+	assert_int_equal(check(), 0);
+	assert_false(handshake_newer(&us, &hello));
+	us.config.epoch = 3;
+	hello.config.slots = 32;
+	assert_int_equal(check(), -EPROTO);
+	assert_string_equal(why, "node 2 has --slots 32, node 1 has 64");
+}
+
+static void test_handshake_one_without_a_configuration_asks_for_ours(void **state)
+{
+	(void)state;
+	struct hello answer;
+	hello.node = 7;
+	hello.status = NODE_NONMEMBER;
+	hello.config = (struct membership){0};
+	assert_int_equal(check(), 0);
+	assert_true(handshake_asks(&hello));
+	assert_false(handshake_newer(&us, &hello));
+	handshake_answer(&us, &hello, 700, 730, &answer);
+	struct identity joining = {.node = 7, .threads = 1, .cluster = "orders"};
+	assert_int_equal(handshake_check(&joining, &answer, 0, why, sizeof why), 0);
+	assert_true(membership_same(&answer.config, &us.config));
+	assert_true(handshake_newer(&joining, &answer));
+	/* What is refused to a link is refused to it. */
+	hello.node = 1;
+	assert_int_equal(check(), -EPROTO);
+	assert_string_equal(why, "there are two nodes with id 1");
+	joining.node = 1;
+	assert_int_equal(handshake_check(&joining, &answer, 0, why, sizeof why), -EPROTO);
+}
+
+static void assert_address(const char *said, const char *seen, const char *want)
+{
+	char got[MEMBER_ADDR_MAX_BYTES + 1] = "untouched";
+	(void)snprintf(hello.peer_addr, sizeof hello.peer_addr, "%s", said);
+	handshake_address(&hello, seen, got);
+	assert_string_equal(got, want);
+}
+
+static void test_handshake_an_address_without_a_host_gets_the_one_it_comes_from(void **state)
+{
+	(void)state;
+	assert_address("b:2", "10.0.0.1:55555", "b:2");
+	assert_address("", "10.0.0.1:55555", "");
+	assert_address("0.0.0.0:2", "10.0.0.1:55555", "10.0.0.1:2");
+	assert_address("[::]:2", "[fe80::1]:55555", "[fe80::1]:2");
+	assert_address("[::]:2", "local", "[::]:2");
+	char host[MEMBER_ADDR_MAX_BYTES + 8];
+	memset(host, 'x', sizeof host);
+	(void)snprintf(host + MEMBER_ADDR_MAX_BYTES - 1, 4, ":1");
+	assert_address("0.0.0.0:2", host, ""); /* too long by one */
+}
+
+/* One may be a name and the other a number: no reason to refuse. */
+static void test_handshake_another_address_than_listed_is_noticed(void **state)
+{
+	(void)state;
+	assert_false(handshake_moved(&us, &hello, "b:2"));
+	assert_true(handshake_moved(&us, &hello, "10.0.0.2:2"));
+	assert_false(handshake_moved(&us, &hello, ""));
+	hello.node = 77;
+	assert_false(handshake_moved(&us, &hello, "10.0.0.2:2"));
+	hello.node = 2;
+	(void)snprintf(hello.config.masters[1].addr, sizeof hello.config.masters[1].addr, "x:2");
+	assert_int_equal(check(), 0);
+}
+
 static void test_handshake_dialled_the_wrong_node(void **state)
 {
 	assert_int_equal(handshake_check(&us, &hello, 2, why, sizeof why), 0);
 	assert_int_equal(handshake_check(&us, &hello, 3, why, sizeof why), -EPROTO);
-	assert_string_equal(why, "node 2 answers where --masters has node 3");
+	assert_string_equal(why, "node 2 answers where node 3 is listed");
 }
 
 static void test_handshake_first_boot_of_a_known_node(void **state)
@@ -266,6 +377,14 @@ int main(void)
 		cmocka_unit_test_setup(test_handshake_links_are_the_fewer_threads, setup),
 		cmocka_unit_test_setup(test_handshake_takes_a_coordinator_that_is_no_master, setup),
 		cmocka_unit_test_setup(test_handshake_each_difference_is_named, setup),
+		cmocka_unit_test_setup(test_handshake_remembers_lives_of_voters_only, setup),
+		cmocka_unit_test_setup(test_handshake_nodes_of_different_epochs_talk, setup),
+		cmocka_unit_test_setup(
+			test_handshake_one_without_a_configuration_asks_for_ours, setup),
+		cmocka_unit_test_setup(
+			test_handshake_an_address_without_a_host_gets_the_one_it_comes_from, setup),
+		cmocka_unit_test_setup(
+			test_handshake_another_address_than_listed_is_noticed, setup),
 		cmocka_unit_test_setup(test_handshake_dialled_the_wrong_node, setup),
 		cmocka_unit_test_setup(test_handshake_first_boot_of_a_known_node, setup),
 		cmocka_unit_test_setup(

@@ -22,18 +22,26 @@ static const struct hello sample = {
 	.first_boot = true,
 	.link_index = 3,
 	.threads = 4,
-	.slots = 64,
 	.inc = 0x1234567890abcdef,
-	.epoch = 5,
 	.mclk = 6,
 	.echo_mclk = 7,
 	.held_ns = 8,
 	.after_inc = 0xfedcba0987654321,
-	.max_lease_ms = 60000,
-	.attempt_ms = 500,
-	.drift_ppm = 1000,
-	.n_masters = 3,
-	.masters = {1, 2, 255},
+	.config =
+		{
+			.epoch = 5,
+			.masters_epoch = 4,
+			.departed = 7,
+			.n_masters = 3,
+			.n_replicas = 1,
+			.slots = 64,
+			.max_lease_ms = 60000,
+			.attempt_ms = 500,
+			.drift_ppm = 1000,
+			.masters = {{1, "a:1"}, {2, "b:2"}, {255, "c:3"}},
+			.replicas = {{7, "d:4"}},
+		},
+	.peer_addr = "b:2",
 	.cluster = "test",
 };
 
@@ -41,8 +49,9 @@ static const struct hello sample = {
 enum {
 	AT_BODY = 12,
 	AT_FIXED = AT_BODY + 5,
-	AT_MASTERS = AT_FIXED + 72,
-	AT_CLUSTER = AT_MASTERS + 3
+	AT_ADDR = AT_FIXED + 48,
+	AT_CLUSTER = AT_ADDR + 3,
+	AT_CONFIG = AT_CLUSTER + 4,
 };
 
 static void assert_hello_equal(const struct hello *a, const struct hello *b)
@@ -54,18 +63,17 @@ static void assert_hello_equal(const struct hello *a, const struct hello *b)
 	assert_int_equal(a->refused, b->refused);
 	assert_int_equal(a->link_index, b->link_index);
 	assert_int_equal(a->threads, b->threads);
-	assert_int_equal(a->slots, b->slots);
 	assert_int_equal(a->inc, b->inc);
 	assert_int_equal(a->after_inc, b->after_inc);
-	assert_int_equal(a->epoch, b->epoch);
 	assert_int_equal(a->mclk, b->mclk);
 	assert_int_equal(a->echo_mclk, b->echo_mclk);
 	assert_int_equal(a->held_ns, b->held_ns);
-	assert_int_equal(a->max_lease_ms, b->max_lease_ms);
-	assert_int_equal(a->attempt_ms, b->attempt_ms);
-	assert_int_equal(a->drift_ppm, b->drift_ppm);
-	assert_int_equal(a->n_masters, b->n_masters);
-	assert_memory_equal(a->masters, b->masters, sizeof a->masters);
+	assert_true(membership_same(&a->config, &b->config));
+	assert_int_equal(a->config.epoch, b->config.epoch);
+	assert_int_equal(a->config.masters_epoch, b->config.masters_epoch);
+	assert_int_equal(a->config.joined, b->config.joined);
+	assert_int_equal(a->config.departed, b->config.departed);
+	assert_string_equal(a->peer_addr, b->peer_addr);
 	assert_string_equal(a->cluster, b->cluster);
 	assert_string_equal(a->reason, b->reason);
 }
@@ -96,17 +104,46 @@ static void test_hello_survives_the_wire(void **state)
 	(void)state;
 	assert_survives(&sample);
 	struct hello largest = sample;
-	largest.n_masters = MASTERS_MAX;
-	for (unsigned i = 0; i < MASTERS_MAX; i++)
-		largest.masters[i] = (uint8_t)(241 + i);
+	struct membership *m = &largest.config;
+	*m = (struct membership){
+		.epoch = UINT64_MAX,
+		.masters_epoch = UINT64_MAX,
+		.joined = 255,
+		.n_masters = MASTERS_MAX,
+		.n_replicas = REPLICAS_MAX,
+		.slots = SLOTS_MAX,
+		.max_lease_ms = LEASE_MAX_MS,
+		.attempt_ms = ATTEMPT_MAX_MS,
+		.drift_ppm = DRIFT_MAX_PPM,
+	};
+	for (unsigned i = 0; i < MASTERS_MAX; i++) {
+		m->masters[i].id = (uint8_t)(241 + i);
+		memset(m->masters[i].addr, 'm', MEMBER_ADDR_MAX_BYTES);
+	}
+	for (unsigned i = 0; i < REPLICAS_MAX; i++) {
+		m->replicas[i].id = (uint8_t)(1 + i);
+		memset(m->replicas[i].addr, 'r', MEMBER_ADDR_MAX_BYTES);
+	}
+	memset(largest.peer_addr, 'p', MEMBER_ADDR_MAX_BYTES);
 	memset(largest.cluster, 'c', CLUSTER_NAME_MAX_BYTES);
 	memset(largest.reason, 'r', sizeof largest.reason - 1);
 	largest.threads = THREADS_MAX;
 	largest.link_index = THREADS_MAX - 1;
-	largest.slots = SLOTS_MAX;
 	largest.held_ns = SPAN_MAX_NS;
-	largest.max_lease_ms = LEASE_MAX_MS;
+	largest.status = NODE_STATUS_MAX;
 	assert_survives(&largest);
+}
+
+/* One that was started to join asks for the configuration, and need not be reachable. */
+static void test_hello_without_a_configuration(void **state)
+{
+	(void)state;
+	struct hello h = sample;
+	h.status = NODE_NONMEMBER;
+	h.config = (struct membership){0};
+	assert_survives(&h);
+	h.peer_addr[0] = '\0';
+	assert_survives(&h);
 }
 
 static void test_hello_refusal_needs_little(void **state)
@@ -182,19 +219,21 @@ static void test_hello_refuses_wrong_bytes(void **state)
 		{AT_BODY + 2, 1, 0},                                               /* node */
 		{AT_BODY + 3, 1, 1 << 2},                                          /* flags */
 		{AT_BODY + 4, 1, 1}, {AT_BODY + 4, 1, 200}, {AT_BODY + 4, 1, 255}, /* reason */
-		{AT_FIXED, 1, 0}, {AT_FIXED, 1, NODE_NONMEMBER + 1},               /* status */
-		{AT_FIXED + 1, 1, 0}, {AT_FIXED + 1, 1, 2}, {AT_FIXED + 1, 1, MASTERS_MAX + 1},
-		{AT_FIXED + 1, 1, 255}, /* masters */
+		{AT_FIXED, 1, 0}, {AT_FIXED, 1, NODE_STATUS_MAX + 1},              /* status */
+		{AT_FIXED + 1, 1, 2}, {AT_FIXED + 1, 1, 4},
+		{AT_FIXED + 1, 1, MEMBER_ADDR_MAX_BYTES + 1}, {AT_FIXED + 1, 1, 255}, /* address */
 		{AT_FIXED + 2, 1, 0}, {AT_FIXED + 2, 1, 3}, {AT_FIXED + 2, 1, 5},
-		{AT_FIXED + 2, 1, CLUSTER_NAME_MAX_BYTES + 1},               /* cluster length */
-		{AT_FIXED + 3, 1, 1}, {AT_FIXED + 10, 2, 1},                 /* reserved */
-		{AT_FIXED + 4, 2, THREADS_MAX},                              /* link_index */
-		{AT_FIXED + 6, 2, 0}, {AT_FIXED + 6, 2, THREADS_MAX + 1},    /* threads */
-		{AT_FIXED + 8, 2, 0}, {AT_FIXED + 8, 2, SLOTS_MAX + 1},      /* slots */
-		{AT_FIXED + 12, 4, 0}, {AT_FIXED + 12, 4, LEASE_MAX_MS + 1}, /* max_lease_ms */
-		{AT_FIXED + 56, 8, SPAN_MAX_NS + 1},                         /* held_ns */
-		{AT_MASTERS, 1, 0}, {AT_MASTERS, 1, 2}, {AT_MASTERS + 1, 1, 1},
-		{AT_MASTERS + 2, 1, 2}, /* ascending ids */
+		{AT_FIXED + 2, 1, CLUSTER_NAME_MAX_BYTES + 1},            /* cluster length */
+		{AT_FIXED + 3, 1, 1},                                     /* reserved */
+		{AT_FIXED + 4, 2, THREADS_MAX},                           /* link_index */
+		{AT_FIXED + 6, 2, 0}, {AT_FIXED + 6, 2, THREADS_MAX + 1}, /* threads */
+		{AT_FIXED + 32, 8, SPAN_MAX_NS + 1},                      /* held_ns */
+		{AT_ADDR + 1, 1, 0}, {AT_ADDR + 1, 1, ' '}, {AT_ADDR + 1, 1, 0x7f},
+		{AT_CONFIG, 8, 0}, /* no configuration, and more behind it */
+		{AT_CONFIG, 8, 3}, /* its masters are newer */
+		{AT_CONFIG + 16, 1, 1}, {AT_CONFIG + 17, 1, 1}, /* joined, departed */
+		{AT_CONFIG + 18, 1, 0}, {AT_CONFIG + 18, 1, 2},
+		{AT_CONFIG + 18, 1, 4}, /* masters */
 	};
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
 		uint8_t bytes[HELLO_MAX_BYTES] = {0};
@@ -235,10 +274,16 @@ static void test_hello_encode_checks_what_it_sends(void **state)
 	h.node = 0;
 	expect_assert_failure(hello_encode(bytes, &h));
 	h = sample;
-	h.n_masters = MASTERS_MAX + 1;
+	h.config.n_masters = MASTERS_MAX + 1;
 	expect_assert_failure(hello_encode(bytes, &h));
 	h = sample;
-	h.masters[1] = 1;
+	h.config.masters[1].id = 1;
+	expect_assert_failure(hello_encode(bytes, &h));
+	h = sample;
+	h.peer_addr[0] = ' ';
+	expect_assert_failure(hello_encode(bytes, &h));
+	h = sample;
+	memset(h.peer_addr, 'x', sizeof h.peer_addr);
 	expect_assert_failure(hello_encode(bytes, &h));
 	h = sample;
 	memset(h.cluster, 'x', sizeof h.cluster);
@@ -252,6 +297,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_hello_survives_the_wire),
+		cmocka_unit_test(test_hello_without_a_configuration),
 		cmocka_unit_test(test_hello_refusal_needs_little),
 		cmocka_unit_test(test_hello_takes_its_length_and_no_more),
 		cmocka_unit_test(test_hello_tells_strangers_at_once),

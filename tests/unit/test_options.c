@@ -69,10 +69,11 @@ static void test_options_defaults(void **state)
 	assert_string_equal(cfg.cluster, "locker");
 	assert_string_equal(cfg.listen, "127.0.0.1:7401");
 	assert_string_equal(cfg.peer_listen, "127.0.0.1:7501");
-	assert_int_equal(cfg.n_masters, 1);
-	assert_int_equal(cfg.masters[0].id, 1);
-	assert_string_equal(cfg.masters[0].addr, "127.0.0.1:7501");
-	assert_true(cfg.is_master);
+	assert_string_equal(cfg.peer_advertise, "");
+	assert_string_equal(cfg.join, "");
+	assert_int_equal(cfg.n_masters, 0);
+	assert_int_equal(cfg.replica_interval_ms, 5);
+	assert_int_equal(cfg.replica_batch_bytes, 7424);
 	assert_int_equal(cfg.slots, 64);
 	assert_in_range(cfg.threads, 1, THREADS_MAX);
 	assert_int_equal(cfg.pin, PIN_AUTO);
@@ -153,7 +154,6 @@ static void test_options_addresses_default_to_this_machine(void **state)
 	assert_int_equal(load("--listen 6000 --peer-listen :6001"), 0);
 	assert_string_equal(cfg.listen, "127.0.0.1:6000");
 	assert_string_equal(cfg.peer_listen, "127.0.0.1:6001");
-	assert_string_equal(cfg.masters[0].addr, "127.0.0.1:6001");
 	assert_int_equal(load("--listen [::1]:0"), 0);
 	assert_string_equal(cfg.listen, "[::1]:0");
 	assert_refused("--listen host", "is not HOST:PORT");
@@ -169,13 +169,17 @@ static void test_options_masters(void **state)
 		assert_int_equal(cfg.masters[i].id, i + 1);
 	assert_string_equal(cfg.masters[2].addr, "c:3");
 	assert_string_equal(cfg.peer_listen, "b:2");
-	assert_true(cfg.is_master);
+	assert_string_equal(cfg.peer_advertise, "b:2");
 	assert_int_equal(load("--id 9 --masters 1=a:1"), 0);
-	assert_false(cfg.is_master);
 	assert_string_equal(cfg.peer_listen, "127.0.0.1:7501");
+	assert_string_equal(cfg.peer_advertise, "");
 	assert_int_equal(load("--id 1 --masters 1=a:1 --peer-listen 0.0.0.0:5"), 0);
 	assert_string_equal(cfg.peer_listen, "0.0.0.0:5");
+	assert_string_equal(cfg.peer_advertise, "a:1");
 	assert_string_equal(cfg.masters[0].addr, "a:1");
+	assert_int_equal(load("--id 1 --masters 1=a:1 --peer-advertise b:2"), 0);
+	assert_string_equal(cfg.peer_listen, "a:1");
+	assert_string_equal(cfg.peer_advertise, "b:2");
 	assert_refused("--masters 1=a:1", "--masters needs --id");
 	assert_refused("--id 1 --masters 1=a:1,1=b:2", "is there twice");
 	assert_refused("--id 1 --masters 1=a:1,2=a:1", "is there twice");
@@ -186,6 +190,109 @@ static void test_options_masters(void **state)
 		"--id 1 --masters 1=1:1,2=2:1,3=3:1,4=4:1,5=5:1,6=6:1,7=7:1,8=8:1,9=9:1,10=a:1,"
 		"11=b:1,12=c:1,13=d:1,14=e:1,15=f:1,16=g:1",
 		"more than 15 masters");
+}
+
+static void test_options_join(void **state)
+{
+	assert_int_equal(load("--id 4 --join a:1"), 0);
+	assert_string_equal(cfg.join, "a:1");
+	assert_string_equal(cfg.peer_listen, "127.0.0.1:7501");
+	assert_refused("--join a:1", "--join needs --id");
+	assert_refused("--id 4 --join a:0", "port must be between 1");
+	assert_refused("--id 4 --join a:1 --masters 1=a:1", "--masters is for one that is new");
+	assert_refused("--id 4 --join a:1 --new-cluster", "--new-cluster is for one that is new");
+	assert_refused("--peer-advertise 0.0.0.0:7", "nobody can dial that");
+	assert_refused("--peer-advertise [::]:7", "nobody can dial that");
+	assert_refused("--peer-advertise a:0", "port must be between 1");
+	char words[512];
+	(void)snprintf(
+		words, sizeof words, "--peer-advertise %0*d:1", MEMBER_ADDR_MAX_BYTES - 1, 1);
+	assert_refused(words, "is longer than 95 characters");
+	(void)snprintf(
+		words, sizeof words, "--peer-advertise %0*d:1", MEMBER_ADDR_MAX_BYTES - 2, 1);
+	assert_int_equal(load(words), 0);
+	assert_refused("--peer-listen a\x7f:1", "is not HOST:PORT");
+}
+
+static void test_options_replica_bounds(void **state)
+{
+	assert_int_equal(load("--replica-interval 1s --replica-batch 256"), 0);
+	assert_int_equal(cfg.replica_interval_ms, 1000);
+	assert_int_equal(cfg.replica_batch_bytes, 256);
+	assert_refused("--replica-interval 0", "must be between 1 and 1000 ms");
+	assert_refused("--replica-interval 1001", "must be between 1 and 1000 ms");
+	assert_refused("--replica-batch 255", "must be between 256 and 7424 bytes");
+	assert_refused("--replica-batch 7425", "must be between 256 and 7424 bytes");
+}
+
+static void test_options_first_configuration(void **state)
+{
+	struct membership m;
+	assert_int_equal(load("--id 2 --masters 3=c:3,2=b:2 --slots 32 --max-lease 2s "
+			      "--attempt-time 100 --drift-ppm 7"),
+		0);
+	config_first(&cfg, "ignored:1", &m);
+	const struct membership want = {.epoch = 1,
+		.masters_epoch = 1,
+		.n_masters = 2,
+		.masters = {{2, "b:2"}, {3, "c:3"}},
+		.slots = 32,
+		.max_lease_ms = 2000,
+		.attempt_ms = 100,
+		.drift_ppm = 7};
+	assert_memory_equal(&m, &want, sizeof m);
+	assert_int_equal(load("--id 9"), 0);
+	config_first(&cfg, "here:1", &m);
+	assert_int_equal(m.n_masters, 1);
+	assert_int_equal(m.masters[0].id, 9);
+	assert_string_equal(m.masters[0].addr, "here:1");
+}
+
+static const struct membership force = {
+	.epoch = 5, .slots = 8, .max_lease_ms = 3000, .attempt_ms = 200, .drift_ppm = 500};
+
+static void assert_disagrees(const char *words, const char *sentence)
+{
+	assert_int_equal(load(words), 0);
+	assert_int_equal(config_adopt(&cfg, &force, "the cluster", why, sizeof why), -EINVAL);
+	assert_string_equal(why, sentence);
+}
+
+/* What was not said is taken from the configuration; what was said has to agree. */
+static void test_options_constants_of_the_configuration_in_force(void **state)
+{
+	assert_int_equal(load("--threads 1"), 0);
+	assert_int_equal(config_adopt(&cfg, &force, "the cluster", why, sizeof why), 0);
+	assert_int_equal(cfg.slots, 8);
+	assert_int_equal(cfg.max_lease_ms, 3000);
+	assert_int_equal(cfg.attempt_ms, 200);
+	assert_int_equal(cfg.drift_ppm, 500);
+	assert_int_equal(cfg.op_timeout_ms, 400);
+	assert_int_equal(load("--slots 8 --max-lease 3s --attempt-time 200 --drift-ppm 500"), 0);
+	assert_int_equal(config_adopt(&cfg, &force, "the cluster", why, sizeof why), 0);
+	assert_in_range(cfg.threads, 1, 8);
+	assert_int_equal(load_file("slots 9\n", ""), 0);
+	assert_int_equal(config_adopt(&cfg, &force, "the cluster", why, sizeof why), -EINVAL);
+	assert_disagrees(
+		"--slots 64", "--slots 64: the cluster has 8; say the same or leave it out");
+	assert_disagrees("--max-lease 60000",
+		"--max-lease 60000: the cluster has 3000; say the same or leave it out");
+	assert_disagrees("--attempt-time 1000",
+		"--attempt-time 1000: the cluster has 200; say the same or leave it out");
+	assert_disagrees("--drift-ppm 0",
+		"--drift-ppm 0: the cluster has 500; say the same or leave it out");
+}
+
+/* Bounds that hang on a constant are judged when it is known. */
+static void test_options_bounds_of_the_configuration_in_force(void **state)
+{
+	assert_int_equal(load("--op-timeout 500"), 0);
+	assert_int_equal(config_adopt(&cfg, &force, "the cluster", why, sizeof why), 0);
+	assert_int_equal(cfg.op_timeout_ms, 500);
+	assert_disagrees("--op-timeout 399", "--op-timeout 399 ms is below twice --attempt-time "
+					     "200 ms: raise it to 400 or more");
+	assert_disagrees("--threads 9",
+		"--threads 9: must not be more than --slots 8, which are shared out among them");
 }
 
 static void test_options_pin(void **state)
@@ -304,7 +411,8 @@ static void test_options_help_wins_and_fits(void **state)
 	static const char *const names[] = {"id", "listen", "peer-listen", "cluster", "masters",
 		"slots", "threads", "pin", "spin-us", "max-lease", "max-leases", "op-timeout",
 		"state-dir", "new-cluster", "ephemeral", "config", "log-level", "version", "help",
-		"attempt-time", "drift-ppm", "max-clients", "output-limit", "input-limit"};
+		"attempt-time", "drift-ppm", "max-clients", "output-limit", "input-limit", "join",
+		"peer-advertise", "replica-interval", "replica-batch"};
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		char flag[40];
 		(void)snprintf(flag, sizeof flag, "  --%s ", names[i]);
@@ -324,6 +432,11 @@ int main(void)
 		cmocka_unit_test(test_options_bytes_take_units),
 		cmocka_unit_test(test_options_addresses_default_to_this_machine),
 		cmocka_unit_test(test_options_masters),
+		cmocka_unit_test(test_options_join),
+		cmocka_unit_test(test_options_replica_bounds),
+		cmocka_unit_test(test_options_first_configuration),
+		cmocka_unit_test(test_options_constants_of_the_configuration_in_force),
+		cmocka_unit_test(test_options_bounds_of_the_configuration_in_force),
 		cmocka_unit_test(test_options_pin),
 		cmocka_unit_test(test_options_texts),
 		cmocka_unit_test(test_options_unknown_suggests),

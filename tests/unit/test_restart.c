@@ -197,6 +197,30 @@ static void test_restart_with_an_old_copy_of_the_file_waits_like_any_other(void 
 	assert_int_equal(r.kind, RESTART_FIRST_BOOT);
 }
 
+/* Its votes of another life are none: it asks at once. */
+static void test_restart_of_a_joined_master_asks_at_once(void **state)
+{
+	(void)state;
+	struct restart r = start(RESTART_JOINED);
+	uint64_t n = 1;
+	struct restart_news news = at(5 * SEC);
+	news.in_sync = news.all_heard = true; /* of an earlier time */
+	assert_int_equal(restart_due_ns(&r), 5 * SEC);
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_ASK);
+	assert_int_equal(r.status, NODE_RESYNC);
+	assert_int_equal(restart_due_ns(&r), r.vote_ns);
+	news = at(r.vote_ns - 1);
+	news.all_heard = true;
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_WAIT);
+	restart_distrust(&r);
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_WAIT);
+	news.in_sync = true;
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_VOTE);
+	assert_int_equal(n, 0); /* slots have floors of their own */
+	assert_int_equal(restart_due_ns(&r), UINT64_MAX);
+	assert_int_equal(restart_next(&r, &news, &n), RESTART_WAIT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -209,6 +233,7 @@ int main(void)
 		cmocka_unit_test(test_restart_after_a_stop_in_good_order_votes_above_what_it_knew),
 		cmocka_unit_test(test_restart_after_a_stop_in_good_order_needs_everybodys_word),
 		cmocka_unit_test(test_restart_with_an_old_copy_of_the_file_waits_like_any_other),
+		cmocka_unit_test(test_restart_of_a_joined_master_asks_at_once),
 	};
 	return cmocka_run_group_tests_name("restart", tests, NULL, NULL);
 }

@@ -14,9 +14,17 @@
 
 #include "base/bytes.h"
 #include "base/hash.h"
+#include "base/prng.h"
 #include "node/state_file.h"
 
-enum { SECOND_SLOT = 4096, SLOT = 512 };
+enum {
+	SECOND_SLOT = 16384,
+	SLOT = 12288,
+	AT_SEQ = 16,
+	AT_INC = 32,
+	AT_FLAGS = 59,
+	AT_CONFIGS = 128
+};
 
 static char root[] = "/tmp/test_state.XXXXXX";
 static char dir[64];
@@ -28,13 +36,17 @@ static struct state found;
 static const struct state sample = {
 	.cluster = "orders",
 	.node = 2,
-	.n_masters = 3,
-	.masters = {1, 2, 3},
-	.slots = 64,
-	.max_lease_ms = 60000,
-	.attempt_ms = 1000,
-	.drift_ppm = 1000,
-	.epoch = 1,
+	.reg.committed =
+		{
+			.epoch = 1,
+			.masters_epoch = 1,
+			.n_masters = 3,
+			.masters = {{1, "a:1"}, {2, "b:2"}, {3, "c:3"}},
+			.slots = 64,
+			.max_lease_ms = 60000,
+			.attempt_ms = 1000,
+			.drift_ppm = 1000,
+		},
 	.ceiling_n = 1000,
 	.inc = 77,
 };
@@ -77,9 +89,28 @@ static void damage(off_t at)
 	assert_int_equal(close(fd), 0);
 }
 
+static void assert_config_same(const struct membership *a, const struct membership *b)
+{
+	assert_true(membership_same(a, b));
+	assert_true(a->epoch == b->epoch && a->masters_epoch == b->masters_epoch);
+	assert_int_equal(a->joined, b->joined);
+	assert_int_equal(a->departed, b->departed);
+}
+
+static void assert_ballot_same(struct change_ballot a, struct change_ballot b)
+{
+	assert_true(a.n == b.n);
+	assert_int_equal(a.node, b.node);
+}
+
 static void assert_same(const struct state *a, const struct state *b)
 {
-	assert_int_equal(state_check(a, b, path, why, sizeof why), 0);
+	assert_string_equal(a->cluster, b->cluster);
+	assert_int_equal(a->node, b->node);
+	assert_config_same(&a->reg.committed, &b->reg.committed);
+	assert_config_same(&a->reg.accepted, &b->reg.accepted);
+	assert_ballot_same(a->reg.promised, b->reg.promised);
+	assert_ballot_same(a->reg.accepted_at, b->reg.accepted_at);
 	assert_true(a->ceiling_n == b->ceiling_n);
 	assert_true(a->inc == b->inc);
 	assert_int_equal(a->clean, b->clean);
@@ -95,21 +126,77 @@ static void test_state_file_round_trip(void **state)
 	state_file_close(&file);
 }
 
-static void test_state_file_extremes_round_trip(void **state)
+static void assert_round_trip(const struct state *s)
 {
-	struct state s = sample;
-	memset(s.cluster, 'x', CLUSTER_NAME_MAX_BYTES);
-	s.n_masters = MASTERS_MAX;
-	memset(s.masters, 255, sizeof s.masters);
-	s.slots = SLOTS_MAX;
-	s.ceiling_n = BALLOT_MAX;
-	s.epoch = UINT64_MAX;
+	(void)setup(NULL);
 	assert_int_equal(open_it(), STATE_FRESH);
-	assert_int_equal(state_file_write(&file, &s), 0);
+	assert_int_equal(state_file_write(&file, s), 0);
 	state_file_close(&file);
 	assert_int_equal(open_it(), STATE_LOADED);
-	assert_same(&found, &s);
+	assert_same(&found, s);
 	state_file_close(&file);
+}
+
+/* The largest configuration there is. */
+static struct membership largest(uint64_t epoch)
+{
+	struct membership m = {
+		.epoch = epoch,
+		.masters_epoch = epoch,
+		.joined = 255,
+		.n_masters = MASTERS_MAX,
+		.n_replicas = REPLICAS_MAX,
+		.slots = SLOTS_MAX,
+		.max_lease_ms = LEASE_MAX_MS,
+		.attempt_ms = ATTEMPT_MAX_MS,
+		.drift_ppm = DRIFT_MAX_PPM,
+	};
+	for (unsigned i = 0; i < MASTERS_MAX; i++) {
+		m.masters[i].id = (uint8_t)(255 - MASTERS_MAX + 1 + i);
+		memset(m.masters[i].addr, 'm', MEMBER_ADDR_MAX_BYTES);
+	}
+	for (unsigned i = 0; i < REPLICAS_MAX; i++) {
+		m.replicas[i].id = (uint8_t)(1 + i);
+		memset(m.replicas[i].addr, 'r', MEMBER_ADDR_MAX_BYTES);
+	}
+	return m;
+}
+
+static void test_state_file_extremes_round_trip(void **state)
+{
+	(void)state;
+	struct state s = {
+		.node = 255,
+		.reg = {.committed = largest(UINT64_MAX - 1),
+			.promised = {BALLOT_MAX, 255},
+			.accepted_at = {BALLOT_MAX, 255},
+			.accepted = largest(UINT64_MAX)},
+		.ceiling_n = BALLOT_MAX,
+		.inc = UINT64_MAX,
+		.clean = true,
+	};
+	memset(s.cluster, 'x', CLUSTER_NAME_MAX_BYTES);
+	assert_round_trip(&s);
+	/* and the least */
+	s = (struct state){.node = 1};
+	assert_round_trip(&s);
+}
+
+/* A vote about the next configuration survives, and so does its absence. */
+static void test_state_file_votes_round_trip(void **state)
+{
+	(void)state;
+	struct state s = sample;
+	s.reg.promised = (struct change_ballot){7, 3};
+	assert_round_trip(&s);
+	s.reg.accepted_at = (struct change_ballot){6, 2};
+	s.reg.accepted = s.reg.committed;
+	assert_int_equal(membership_add(&s.reg.accepted, ROLE_REPLICA, 3, "c:3"), 0);
+	assert_round_trip(&s);
+	s.reg.committed = s.reg.accepted;
+	s.reg.accepted = (struct membership){0};
+	s.reg.promised = s.reg.accepted_at = (struct change_ballot){0};
+	assert_round_trip(&s);
 }
 
 /* Good order is noted in one slot; the start after it writes both, so that no damage to the newer
@@ -150,40 +237,151 @@ static void rewrite(void (*change)(uint8_t *slot))
 	assert_int_equal(close(fd), 0);
 }
 
-static void to_version_1(uint8_t *slot)
-{
-	slot[8] = 1;
-	memset(slot + 144, 0, 9);
-}
-
 static void to_unknown_flag(uint8_t *slot)
 {
-	slot[152] = 2;
+	slot[AT_FLAGS] = 2;
 }
 
 static void to_clean_of_nobody(uint8_t *slot)
 {
-	memset(slot + 144, 0, 8);
-	slot[152] = 1;
+	memset(slot + AT_INC, 0, 8);
+	slot[AT_FLAGS] = 1;
 }
 
-/* Files of the first version have no incarnation, and told nothing of good order. */
-static void test_state_file_of_version_1_is_read(void **state)
+static void to_unterminated_cluster(uint8_t *slot)
 {
-	write_times(1);
-	rewrite(to_version_1);
-	assert_int_equal(open_it(), STATE_LOADED);
-	assert_true(found.ceiling_n == 1 && found.inc == 0 && !found.clean);
+	memset(slot + AT_CONFIGS - 64, 'x', 64);
+}
+
+static void to_ceiling_beyond_ballots(uint8_t *slot)
+{
+	slot[24 + 7] = 1;
+}
+
+static void to_ballot_of_nobody(uint8_t *slot)
+{
+	slot[40] = 1;
+}
+
+static void to_vote_for_nothing(uint8_t *slot)
+{
+	slot[48] = 1;
+	slot[57] = 1;
+}
+
+static void to_node_0(uint8_t *slot)
+{
+	slot[58] = 0;
+}
+
+static void to_no_master(uint8_t *slot)
+{
+	slot[AT_CONFIGS + 18] = 0;
+}
+
+static void to_newer_format(uint8_t *slot)
+{
+	slot[8] = 4;
+}
+
+/* Sound by its checksum, and still not believed. */
+static void test_state_file_contents_are_checked(void **state)
+{
+	(void)state;
+	static void (*const wrong[])(uint8_t * slot) = {to_unknown_flag, to_clean_of_nobody,
+		to_unterminated_cluster, to_ceiling_beyond_ballots, to_ballot_of_nobody,
+		to_vote_for_nothing, to_node_0, to_no_master};
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+		(void)setup(NULL);
+		write_times(1);
+		rewrite(wrong[i]);
+		assert_int_equal(open_it(), -EBADMSG);
+	}
+}
+
+static struct prng dice;
+
+static void to_anything(uint8_t *slot)
+{
+	for (uint64_t n = 1 + prng_below(&dice, 4); n > 0; n--)
+		slot[AT_SEQ + prng_below(&dice, 250)] = (uint8_t)prng_next(&dice);
+}
+
+/* Whatever the bytes are: refused, or something that may be written again. */
+static void test_state_file_of_any_contents_is_survived(void **state)
+{
+	(void)state;
+	unsigned loaded = 0;
+	struct state s = sample;
+	s.reg.accepted = s.reg.committed;
+	assert_int_equal(membership_add(&s.reg.accepted, ROLE_MASTER, 9, "i:9"), 0);
+	s.reg.promised = s.reg.accepted_at = (struct change_ballot){7, 3};
+	prng_seed(&dice, 2010);
+	for (unsigned i = 0; i < 300; i++) {
+		(void)setup(NULL);
+		assert_int_equal(open_it(), STATE_FRESH);
+		assert_int_equal(state_file_write(&file, &s), 0);
+		state_file_close(&file);
+		rewrite(to_anything);
+		int rc = open_it();
+		if (rc != STATE_LOADED) {
+			assert_int_equal(rc, -EBADMSG);
+			continue;
+		}
+		loaded++;
+		struct state again = found;
+		assert_int_equal(state_file_write(&file, &again), 0);
+		state_file_close(&file);
+		assert_int_equal(open_it(), STATE_LOADED);
+		assert_same(&found, &again);
+		state_file_close(&file);
+	}
+	assert_in_range(loaded, 20, 280);
+}
+
+static void assert_other_version(void)
+{
+	assert_int_equal(open_it(), -EPROTONOSUPPORT);
+	assert_non_null(strstr(why, path));
+	assert_non_null(strstr(why, "another version of lockerd"));
+	assert_int_equal(file.fd, -1);
+}
+
+/* A file of format 1 or 2: two slots of 512 bytes, 4096 apart, of which the first may be torn. */
+static void write_old(uint32_t version, off_t at)
+{
+	uint8_t slot[512] = "lkstate1";
+	(void)setup(NULL);
+	assert_int_equal(open_it(), STATE_FRESH);
 	state_file_close(&file);
+	memcpy(slot + 8, &version, sizeof version);
+	slot[16] = 1;
+	uint64_t sum = hash_bytes(bytes_of(slot, sizeof slot - 8));
+	memcpy(slot + sizeof slot - 8, &sum, sizeof sum);
+	int fd = open(path, O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, slot, sizeof slot, at), sizeof slot);
+	assert_int_equal(close(fd), 0);
 }
 
-static void test_state_file_flags_are_checked(void **state)
+static void test_state_file_of_another_format_is_refused(void **state)
 {
-	write_times(1);
-	rewrite(to_unknown_flag);
+	(void)state;
+	for (uint32_t version = 1; version <= 2; version++) {
+		write_old(version, 0);
+		assert_other_version();
+		write_old(version, 4096);
+		assert_other_version();
+	}
+	/* torn, it says nothing */
+	write_old(2, 0);
+	damage(100);
 	assert_int_equal(open_it(), -EBADMSG);
-	rewrite(to_clean_of_nobody);
-	assert_int_equal(open_it(), -EBADMSG);
+	/* A newer one, even with one of ours beside it: what it promised is not known here. */
+	(void)setup(NULL);
+	write_times(2);
+	rewrite(to_newer_format);
+	assert_other_version();
 }
 
 static void test_state_file_empty_is_fresh_again(void **state)
@@ -222,8 +420,8 @@ static void test_state_file_writes_go_on_after_reopening(void **state)
 
 static void test_state_file_torn_slot_leaves_the_other(void **state)
 {
-	/* Writes 1 and 3 are in the first slot, 2 in the second; every byte counts. */
-	for (off_t at = 0; at < SLOT; at += 7) {
+	/* Writes 1 and 3 are in the first slot, 2 in the second; every byte counts, zeros too. */
+	for (off_t at = 0; at < SLOT; at += 97) {
 		(void)setup(NULL);
 		write_times(3);
 		damage(at);
@@ -338,26 +536,53 @@ static void test_state_file_other_configuration_is_refused(void **state)
 	s.node = 3;
 	assert_differs(&s, "F belongs to node 3, this start is for node 2");
 	s = sample;
-	s.masters[2] = 4;
+	s.reg.committed.masters[2].id = 4;
 	assert_differs(&s, "other --masters");
 	s = sample;
-	s.n_masters = 1;
-	assert_differs(&s, "other --masters");
+	s.reg.committed.n_masters = 1;
+	assert_differs(&s, "other --masters (1 of them, this start has 3,");
 	s = sample;
-	s.slots = 65;
+	(void)strcpy(s.reg.committed.masters[2].addr, "c:4"); /* it has moved */
+	assert_int_equal(state_check(&sample, &s, "F", why, sizeof why), 0);
+	s = sample;
+	s.reg.committed.slots = 65;
 	assert_differs(&s, "--slots 65, this start has 64");
 	s = sample;
-	s.max_lease_ms = 1;
+	s.reg.committed.max_lease_ms = 1;
 	assert_differs(&s, "--max-lease 1, this start has 60000");
 	s = sample;
-	s.attempt_ms = 1;
+	s.reg.committed.attempt_ms = 1;
 	assert_differs(&s, "--attempt-time 1,");
 	s = sample;
-	s.drift_ppm = 1;
+	s.reg.committed.drift_ppm = 1;
 	assert_differs(&s, "--drift-ppm 1,");
+}
+
+static void assert_agrees(const struct state *want, const struct state *other)
+{
+	if (state_check(want, other, "F", why, sizeof why) != 0)
+		fail_msg("%s", why);
+}
+
+/* The flags count where they were given, and the masters until the first change of them. */
+static void test_state_file_what_was_not_said_is_not_compared(void **state)
+{
+	(void)state;
+	struct state want = sample, s = sample;
+	want.reg = (struct members_register){0};
+	assert_agrees(&want, &s);
+	want.reg.committed.slots = 65;
+	assert_int_equal(state_check(&want, &s, "F", why, sizeof why), -EINVAL);
+	assert_int_equal(membership_remove(&s.reg.committed, 3), 0);
+	assert_agrees(&sample, &s);
+	s.reg.committed.slots = 65;
+	assert_differs(&s, "--slots 65, this start has 64");
 	s = sample;
-	s.epoch = 2;
-	assert_differs(&s, "epoch 2,");
+	s.reg = (struct members_register){0};
+	assert_agrees(&sample, &s);
+	s = sample;
+	s.reg.promised = (struct change_ballot){5, 1};
+	assert_agrees(&sample, &s);
 }
 
 /* Removed or replaced while it is in use: nobody would find what is written. */
@@ -387,9 +612,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_state_file_round_trip, setup),
 		cmocka_unit_test_setup(test_state_file_extremes_round_trip, setup),
+		cmocka_unit_test_setup(test_state_file_votes_round_trip, setup),
 		cmocka_unit_test_setup(test_state_file_good_order_is_told_once, setup),
-		cmocka_unit_test_setup(test_state_file_of_version_1_is_read, setup),
-		cmocka_unit_test_setup(test_state_file_flags_are_checked, setup),
+		cmocka_unit_test_setup(test_state_file_contents_are_checked, setup),
+		cmocka_unit_test_setup(test_state_file_of_any_contents_is_survived, setup),
+		cmocka_unit_test_setup(test_state_file_of_another_format_is_refused, setup),
 		cmocka_unit_test_setup(test_state_file_empty_is_fresh_again, setup),
 		cmocka_unit_test_setup(test_state_file_newest_wins, setup),
 		cmocka_unit_test_setup(test_state_file_writes_go_on_after_reopening, setup),
@@ -402,6 +629,7 @@ int main(void)
 		cmocka_unit_test_setup(test_state_file_that_is_gone_is_not_written, setup),
 		cmocka_unit_test_setup(test_state_file_undone_is_fresh, setup),
 		cmocka_unit_test_setup(test_state_file_other_configuration_is_refused, setup),
+		cmocka_unit_test_setup(test_state_file_what_was_not_said_is_not_compared, setup),
 	};
 	if (mkdtemp(root) == NULL)
 		return 1;

@@ -39,6 +39,12 @@ static struct sync_entry shadow(void)
 		.flags = SYNC_SHADOW, .key = bytes_str("some/key"), .maxn = 9, .remaining_ns = 5};
 }
 
+static struct sync_entry gone(void)
+{
+	return (struct sync_entry){
+		.flags = SYNC_GONE, .key = bytes_str("the hash"), .uid = {1000, 77}};
+}
+
 static void assert_bytes_equal(struct bytes a, struct bytes b)
 {
 	assert_int_equal(a.len, b.len);
@@ -98,6 +104,10 @@ static void test_sync_entries_of_every_kind_survive(void **state)
 	assert_survives(&e);
 	e = shadow();
 	assert_survives(&e);
+	e = gone();
+	assert_survives(&e);
+	e.uid = (struct ballot){BALLOT_MAX, UINT64_MAX};
+	assert_survives(&e);
 	e = with_text(plain);
 	e.value.len = e.name.len = 0;
 	assert_survives(&e);
@@ -129,9 +139,10 @@ static void test_sync_entries_follow_one_another(void **state)
 	(void)state;
 	struct buf b;
 	buf_init(&b, 0);
-	struct sync_entry one = with_text(plain), two = shadow(), got;
+	struct sync_entry one = with_text(plain), two = shadow(), three = gone(), got;
 	assert_int_equal(sync_entry_encode(&b, &one), 0);
 	assert_int_equal(sync_entry_encode(&b, &two), 0);
+	assert_int_equal(sync_entry_encode(&b, &three), 0);
 	assert_int_equal(sync_entry_encode(&b, &one), 0);
 	struct bytes rest = bytes_of(b.data, b.len);
 	assert_int_equal(sync_entry_decode(&rest, &got), 0);
@@ -139,7 +150,26 @@ static void test_sync_entries_follow_one_another(void **state)
 	assert_int_equal(sync_entry_decode(&rest, &got), 0);
 	assert_entry_equal(&got, &two);
 	assert_int_equal(sync_entry_decode(&rest, &got), 0);
+	assert_entry_equal(&got, &three);
+	assert_int_equal(sync_entry_decode(&rest, &got), 0);
 	assert_int_equal(sync_entry_decode(&rest, &got), -ENODATA);
+	buf_fini(&b);
+}
+
+static void assert_refused(const struct sync_entry *e, size_t at, unsigned bytes, uint64_t v)
+{
+	struct buf b;
+	struct sync_entry got = {.node = 99};
+	buf_init(&b, 0);
+	assert_int_equal(sync_entry_encode(&b, e), 0);
+	memcpy(b.data + at, &v, bytes);
+	/* and bytes behind it, lest a length that grew be refused for want of them */
+	static const uint8_t more[KEY_MAX_BYTES + VALUE_MAX_BYTES + 256];
+	assert_int_equal(buf_append(&b, more, sizeof more), 0);
+	struct bytes rest = bytes_of(b.data, b.len);
+	assert_int_equal(sync_entry_decode(&rest, &got), -EBADMSG);
+	assert_int_equal(got.node, 99);
+	assert_int_equal(rest.len, b.len);
 	buf_fini(&b);
 }
 
@@ -153,7 +183,7 @@ static void test_sync_refuses_what_is_no_entry(void **state)
 		uint64_t v;
 	} wrong[] = {
 		{0, 1, SYNC_SHADOW}, {0, 1, SYNC_FLAGS_ALL + 1}, {0, 1, 255}, /* flags */
-		{1, 1, 0},                                                    /* node */
+		{0, 1, SYNC_GONE}, {1, 1, 0},                                 /* node */
 		{2, 1, CLIENT_NAME_MAX_BYTES + 1}, {2, 1, 255},               /* name length */
 		{3, 1, 1},                                                    /* zero */
 		{4, 2, 0}, {4, 2, KEY_MAX_BYTES + 1}, {4, 2, UINT16_MAX},     /* key length */
@@ -163,18 +193,32 @@ static void test_sync_refuses_what_is_no_entry(void **state)
 		{32, 8, 0}, {32, 8, BALLOT_MAX + 1},                          /* uid */
 	};
 	struct sync_entry e = with_text(plain);
-	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-		struct buf b;
-		struct sync_entry got = {.node = 99};
-		buf_init(&b, 0);
-		assert_int_equal(sync_entry_encode(&b, &e), 0);
-		memcpy(b.data + wrong[i].at, &wrong[i].v, wrong[i].bytes);
-		struct bytes rest = bytes_of(b.data, b.len);
-		assert_int_equal(sync_entry_decode(&rest, &got), -EBADMSG);
-		assert_int_equal(got.node, 99);
-		assert_int_equal(rest.len, b.len);
-		buf_fini(&b);
-	}
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+		assert_refused(&e, wrong[i].at, wrong[i].bytes, wrong[i].v);
+}
+
+/* What is gone has a uid and the hash of its key, and nothing else. */
+static void test_sync_refuses_what_is_gone_and_more(void **state)
+{
+	(void)state;
+	static const struct {
+		size_t at;
+		unsigned bytes;
+		uint64_t v;
+	} wrong[] = {
+		{0, 1, SYNC_GONE | SYNC_SHADOW}, {0, 1, SYNC_GONE | SYNC_UNCONFIRMED},
+		{0, 1, SYNC_GONE | SYNC_WRITTEN}, {0, 1, SYNC_GONE | SYNC_HEARSAY},
+		{0, 1, 0},                            /* flags */
+		{1, 1, 1},                            /* node */
+		{2, 1, 1},                            /* name length */
+		{4, 2, 0}, {4, 2, 7}, {4, 2, 9},      /* key length */
+		{6, 2, 1},                            /* value length */
+		{8, 8, 1000}, {16, 8, 1}, {24, 8, 1}, /* maxn, remaining, held */
+		{32, 8, 0}, {32, 8, BALLOT_MAX + 1},  /* uid */
+	};
+	struct sync_entry e = gone();
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+		assert_refused(&e, wrong[i].at, wrong[i].bytes, wrong[i].v);
 }
 
 static void test_sync_encode_checks_what_it_sends(void **state)
@@ -189,10 +233,16 @@ static void test_sync_encode_checks_what_it_sends(void **state)
 	e.uid.n = 0;
 	expect_assert_failure(sync_entry_encode(&b, &e));
 	e = shadow();
-	e.uid.n = 1;
+	e.uid.n = e.maxn + 1;
 	expect_assert_failure(sync_entry_encode(&b, &e));
 	e = shadow();
 	e.flags |= SYNC_UNCONFIRMED;
+	expect_assert_failure(sync_entry_encode(&b, &e));
+	e = gone();
+	e.key.len--;
+	expect_assert_failure(sync_entry_encode(&b, &e));
+	e = gone();
+	e.value = bytes_str("owner");
 	expect_assert_failure(sync_entry_encode(&b, &e));
 	assert_int_equal(b.len, 0);
 	buf_fini(&b);
@@ -205,6 +255,7 @@ int main(void)
 		cmocka_unit_test(test_sync_the_largest_entry_fits_a_report),
 		cmocka_unit_test(test_sync_entries_follow_one_another),
 		cmocka_unit_test(test_sync_refuses_what_is_no_entry),
+		cmocka_unit_test(test_sync_refuses_what_is_gone_and_more),
 		cmocka_unit_test(test_sync_encode_checks_what_it_sends),
 	};
 	return cmocka_run_group_tests_name("sync", tests, NULL, NULL);
