@@ -97,7 +97,8 @@ void config_change(struct engine *e, const struct engine_members *m)
 	bool voted = e->self_index != NO_MASTER;
 	bool changed = m->masters_epoch != e->cfg.masters_epoch;
 	/* It missed that it was removed before: what it holds is of no use to anybody. */
-	bool again = voted && changed && m->joined == e->cfg.self;
+	bool again =
+		voted && (m->since > e->cfg.masters_epoch || (changed && m->joined == e->cfg.self));
 	memcpy(e->round_masters, e->cfg.masters, sizeof e->round_masters);
 	e->n_round_masters = e->cfg.n_masters;
 	e->cfg.n_masters = m->n_masters;

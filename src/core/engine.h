@@ -130,6 +130,8 @@ struct engine_members {
 	uint8_t masters[MASTERS_MAX];
 	uint8_t joined, departed;
 	bool replica;
+	uint64_t since; /* this node is a master since that masters_epoch; 0: the first, or it is
+			   none */
 };
 
 struct event {

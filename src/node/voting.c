@@ -258,7 +258,8 @@ static void begin_restart(struct node *n, enum restart_kind kind, const struct c
 		.attempt_ms = n->cfg.attempt_ms,
 		.drift_ppm = n->cfg.drift_ppm,
 		.n_masters = n->self.config.n_masters,
-		.loaded_n = n->loaded_ceiling_n,
+		.loaded_n =
+			kind == RESTART_JOINED && n->has_file ? n->durable_n : n->loaded_ceiling_n,
 	};
 	restart_init(&n->restart, &cfg);
 	n->self.status = NODE_QUARANTINE;
@@ -316,7 +317,7 @@ void voting_role(struct node *n, const struct membership *was, const struct cloc
 	n->role = membership_role(m, n->self.node);
 	if (n->role == ROLE_MASTER) {
 		/* It may have been away from the masters in epochs that it has not seen. */
-		bool again = m->joined == n->self.node && m->masters_epoch > was->epoch;
+		bool again = membership_since(m, n->self.node) > was->epoch;
 		if (before != ROLE_MASTER || again)
 			become_master(n, now);
 		else

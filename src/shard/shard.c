@@ -78,6 +78,7 @@ static struct engine_members members_of(const struct shard *s)
 		.joined = m->joined,
 		.departed = m->departed,
 		.replica = membership_role(m, s->cfg.engine.self) == ROLE_REPLICA,
+		.since = membership_since(m, s->cfg.engine.self),
 	};
 	for (unsigned i = 0; i < m->n_masters; i++)
 		ret.masters[i] = m->masters[i].id;

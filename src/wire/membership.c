@@ -11,11 +11,11 @@
  *   8 masters_epoch u64  16 joined u8       17 departed u8    18 masters u8      19 replicas u8
  *  20 slots u16          22 zero u16        24 max_lease_ms u32                  28 attempt_ms u32
  *  32 drift_ppm u32
- * then the masters and the replicas, each id u8, address length u8, address. */
+ * then the masters and the replicas, each id u8, address length u8, since u64, address. */
 enum {
 	NONE_BYTES = 8,
 	FIXED_BYTES = 36,
-	MEMBER_HEAD_BYTES = 2,
+	MEMBER_HEAD_BYTES = 10,
 };
 
 _Static_assert(
@@ -39,6 +39,12 @@ enum role membership_role(const struct membership *m, uint8_t node)
 	if (list_find(m->masters, m->n_masters, node) != NULL)
 		return ROLE_MASTER;
 	return list_find(m->replicas, m->n_replicas, node) != NULL ? ROLE_REPLICA : ROLE_NONE;
+}
+
+uint64_t membership_since(const struct membership *m, uint8_t node)
+{
+	const struct member *found = list_find(m->masters, m->n_masters, node);
+	return found == NULL ? 0 : found->since;
 }
 
 const struct member *membership_find(const struct membership *m, uint8_t node)
@@ -120,6 +126,7 @@ int membership_add(struct membership *m, enum role role, uint8_t node, const cha
 	if (role == ROLE_MASTER) {
 		if (before == ROLE_REPLICA)
 			list_remove(m->replicas, &m->n_replicas, node);
+		member.since = m->epoch;
 		list_insert(m->masters, &m->n_masters, &member);
 		next_masters(m, node, 0);
 		return 0;
@@ -150,12 +157,13 @@ int membership_remove(struct membership *m, uint8_t node)
 
 /* ---- bytes ---- */
 
-static bool list_valid(const struct member *list, unsigned n)
+static bool list_valid(const struct member *list, unsigned n, uint64_t since_max)
 {
 	unsigned last = 0;
 	for (unsigned i = 0; i < n; i++) {
 		size_t addr_bytes = strnlen(list[i].addr, sizeof list[i].addr);
-		if (list[i].id <= last || !member_addr_valid(bytes_of(list[i].addr, addr_bytes)))
+		if (list[i].id <= last || list[i].since > since_max ||
+			!member_addr_valid(bytes_of(list[i].addr, addr_bytes)))
 			return false;
 		last = list[i].id;
 	}
@@ -187,7 +195,8 @@ static bool membership_valid(const struct membership *m)
 		m->max_lease_ms > LEASE_MAX_MS || m->attempt_ms == 0 ||
 		m->attempt_ms > ATTEMPT_MAX_MS || m->drift_ppm > DRIFT_MAX_PPM)
 		return false;
-	if (!list_valid(m->masters, m->n_masters) || !list_valid(m->replicas, m->n_replicas))
+	if (!list_valid(m->masters, m->n_masters, m->masters_epoch) ||
+		!list_valid(m->replicas, m->n_replicas, 0))
 		return false;
 	for (unsigned i = 0; i < m->n_replicas; i++)
 		if (membership_role(m, m->replicas[i].id) == ROLE_MASTER)
@@ -209,6 +218,7 @@ static uint8_t *put_list(uint8_t *p, const struct member *list, unsigned n)
 		size_t addr_bytes = strlen(list[i].addr);
 		p[0] = list[i].id;
 		p[1] = (uint8_t)addr_bytes;
+		put_u64(p + 2, list[i].since);
 		memcpy(p + MEMBER_HEAD_BYTES, list[i].addr, addr_bytes);
 		p += MEMBER_HEAD_BYTES + addr_bytes;
 	}
@@ -257,6 +267,7 @@ static int take_list(struct bytes *rest, struct member *list, unsigned n)
 			return -EBADMSG;
 		size_t addr_bytes = rest->p[1];
 		list[i].id = rest->p[0];
+		list[i].since = get_u64(rest->p + 2);
 		take_off(rest, MEMBER_HEAD_BYTES);
 		if (addr_bytes > MEMBER_ADDR_MAX_BYTES || addr_bytes > rest->len)
 			return -EBADMSG;

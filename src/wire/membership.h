@@ -12,12 +12,15 @@
 enum {
 	MEMBER_ADDR_MAX_BYTES = 95, /* "HOST:PORT" of a peer port */
 	/* One configuration, encoded. */
-	MEMBERSHIP_MAX_BYTES = 64 + (MASTERS_MAX + REPLICAS_MAX) * (2 + MEMBER_ADDR_MAX_BYTES),
+	MEMBERSHIP_MAX_BYTES = 64 + (MASTERS_MAX + REPLICAS_MAX) * (10 + MEMBER_ADDR_MAX_BYTES),
 };
 
 struct member {
 	uint8_t id; /* 1..NODE_ID_MAX */
 	char addr[MEMBER_ADDR_MAX_BYTES + 1];
+	/* Master: the masters_epoch with which it became one, 0: the first. Who knows it as of an
+	 * earlier epoch has missed that it was none in between. Replica: 0. */
+	uint64_t since;
 };
 
 struct membership {
@@ -42,6 +45,8 @@ enum role { ROLE_NONE, ROLE_MASTER, ROLE_REPLICA };
 bool member_addr_valid(struct bytes addr);
 
 enum role membership_role(const struct membership *m, uint8_t node);
+/* Since when it is a master; 0: the first epoch, or it is none. */
+uint64_t membership_since(const struct membership *m, uint8_t node);
 /* The entry of a master or replica; NULL: neither. */
 const struct member *membership_find(const struct membership *m, uint8_t node);
 /* Same masters, replicas, addresses and constants, whatever the epochs. */

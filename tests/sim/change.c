@@ -238,7 +238,8 @@ static struct event config_event(const struct membership *m, unsigned id)
 			.n_masters = m->n_masters,
 			.joined = m->joined,
 			.departed = m->departed,
-			.replica = membership_role(m, (uint8_t)id) == ROLE_REPLICA}};
+			.replica = membership_role(m, (uint8_t)id) == ROLE_REPLICA,
+			.since = membership_since(m, (uint8_t)id)}};
 	for (unsigned i = 0; i < m->n_masters; i++)
 		ev.members.masters[i] = m->masters[i].id;
 	return ev;
@@ -260,7 +261,7 @@ static void move(struct world *w, unsigned id)
 		return;
 	if (!is_master(w, id))
 		n->restart.status = NODE_NONMEMBER;
-	bool joins = !was || (m.joined == id && m.masters_epoch > old);
+	bool joins = !was || membership_since(&m, (uint8_t)id) > old;
 	if (!is_master(w, id) || !joins)
 		return;
 	memset(n->maxn, 0, sizeof n->maxn); /* what it had is thrown away */

@@ -229,6 +229,27 @@ static void release_that_nobody_heard_of_is_unknown(void **state)
 	fixture_free(f);
 }
 
+/* 3 was away while it was removed, added again, and 4 as well: what it holds is of no use to
+ * anybody, a lock released meanwhile least of all. */
+static void missed_removal_is_not_survived(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(5, three_of_five);
+	struct engine_members m = fixture_members(f, 1);
+	assert_int_equal(lock(f, 1, "a", "x"), OUT_OK);
+	assert_int_equal(fixture_stats(f, 3).leases, 1);
+	m.masters_epoch = 4;
+	m.joined = 4;
+	m.masters[m.n_masters++] = 4;
+	m.since = 3;
+	fixture_config(f, 3, &m);
+	assert_int_equal(fixture_stats(f, 3).slots_voting, 0);
+	m.since = 0;
+	fixture_config(f, 1, &m);
+	assert_int_equal(fixture_stats(f, 1).slots_voting, 64);
+	fixture_free(f);
+}
+
 /* S11: two halves with the quorum of before. */
 static void departed_master_does_not_vote(void **state)
 {
@@ -397,6 +418,7 @@ int main(void)
 		cmocka_unit_test(operations_do_not_wait_for_ever),
 		cmocka_unit_test(release_in_flight),
 		cmocka_unit_test(release_that_nobody_heard_of_is_unknown),
+		cmocka_unit_test(missed_removal_is_not_survived),
 		cmocka_unit_test(departed_master_does_not_vote),
 		cmocka_unit_test(released_lock_does_not_come_back),
 		cmocka_unit_test(held_lock_is_refused_after_removals),

@@ -393,7 +393,7 @@ static void test_membership_encode_leaves_a_full_buffer_alone(void **state)
 }
 
 /* Offsets in the encoded with_replicas(), whose addresses have three bytes; see membership.c. */
-enum { AT_MASTERS = 36, MEMBER = 5, AT_REPLICAS = AT_MASTERS + 3 * MEMBER };
+enum { AT_MASTERS = 36, MEMBER = 13, AT_REPLICAS = AT_MASTERS + 3 * MEMBER };
 
 static void assert_refused(const struct membership *m, size_t at, unsigned bytes, uint64_t v)
 {
@@ -462,6 +462,8 @@ static void test_membership_decode_keeps_every_bound(void **state)
 		{AT_REPLICAS, 1, 3},
 		{AT_REPLICAS + MEMBER, 1, 5},
 		{AT_REPLICAS + MEMBER, 1, 1},
+		{AT_MASTERS + 2, 8, 2}, /* since after the last change */
+		{AT_REPLICAS + 2, 1, 1},
 		{AT_MASTERS + 1, 1, 0},
 		{AT_MASTERS + 1, 1, 2},
 		{AT_MASTERS + 1, 1, 4},
@@ -469,12 +471,12 @@ static void test_membership_decode_keeps_every_bound(void **state)
 		{AT_MASTERS + 1, 1, 255},
 		{AT_REPLICAS + MEMBER + 1, 1, 0}, /* address lengths */
 		{AT_REPLICAS + MEMBER + 1, 1, MEMBER_ADDR_MAX_BYTES + 1},
-		{AT_MASTERS + 2, 1, 0},
-		{AT_MASTERS + 4, 1, 0},
-		{AT_MASTERS + 3, 1, ' '},
-		{AT_MASTERS + 3, 1, '\n'},
-		{AT_MASTERS + 3, 1, 0x7f},
-		{AT_MASTERS + 3, 1, 0xc3},
+		{AT_MASTERS + 10, 1, 0},
+		{AT_MASTERS + 12, 1, 0},
+		{AT_MASTERS + 11, 1, ' '},
+		{AT_MASTERS + 11, 1, '\n'},
+		{AT_MASTERS + 11, 1, 0x7f},
+		{AT_MASTERS + 11, 1, 0xc3},
 	};
 	struct membership m = with_replicas();
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
