@@ -105,6 +105,12 @@ static uint32_t resync_entry(struct engine *e, const struct heal *h)
 	return ref;
 }
 
+/* Those that came while the key was in RESYNC counted for the heal, not for a merge. */
+static void forget_reports(const struct engine *e, uint64_t hash, struct lease *l)
+{
+	l->reports = slot_in_sync(e, slot_of(e, hash)) ? 0 : REPORTS_UNCOUNTED;
+}
+
 /* As before: FREE, or the SHADOW that it was. */
 static void give_up(struct engine *e, struct heal *h)
 {
@@ -115,7 +121,7 @@ static void give_up(struct engine *e, struct heal *h)
 		return;
 	struct lease *l = lease_at(e, ref);
 	if ((l->flags & LEASE_SHADOW) && e->now.slow_ns < l->end_ns) {
-		l->reports = 0;
+		forget_reports(e, hash, l);
 		lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SEALED);
 		lease_rearm(e, ref);
 	} else {
@@ -275,6 +281,7 @@ static void restored(struct engine *e, struct heal *h, const struct sync_entry *
 	}
 	lease_flags(e, l, 0, LEASE_RESYNC | LEASE_SHADOW);
 	lease_told(e, l);
+	forget_reports(e, h->hash, l);
 	lease_rearm(e, ref);
 	if (!(l->flags & LEASE_UNCONFIRMED))
 		line_wake_held(e, h->hash, lease_key(l));

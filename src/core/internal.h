@@ -70,6 +70,12 @@ enum lease_flag {
 	LEASE_UNSEEN = LEASE_NOT_LIVE | LEASE_UNCONFIRMED, /* hidden from this node's readers */
 };
 
+enum {
+	/* In lease.reports of a slot that has not merged: not all were counted, no merge rules the
+	 * entry out. */
+	REPORTS_UNCOUNTED = UINT8_MAX,
+};
+
 /* A live entry: one cache line, then key and value. */
 struct lease {
 	uint64_t token; /* uid.n */

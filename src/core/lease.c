@@ -172,7 +172,7 @@ static bool shadow_follows(struct engine *e, uint32_t ref)
 	promise_drop_answers(e, l);
 	lease_flags(e, l, LEASE_SHADOW, (uint16_t) ~(LEASE_HIDDEN | LEASE_MISSED));
 	l->end_ns = side->behind_ns;
-	l->reports = UINT8_MAX; /* who told of it was not counted: no merge rules it out */
+	l->reports = REPORTS_UNCOUNTED;
 	shadow_of(e, ref, side->behind);
 	block_dispose(e, l->side, sizeof(struct side));
 	l->side = 0;

@@ -5,6 +5,12 @@
 
 enum { MAY_HOLD = 16 /* in lease.reports */ };
 
+/* Could it grant before the masters changed? */
+static bool granted_before(const struct engine *e)
+{
+	return (e->masters_before & (1u << e->self_index)) != 0;
+}
+
 /* A blocking set of those that could grant before, this one among them if it could: it meets every
  * majority of them, and none is left that has not moved on (protocol.md 2.10, step 4). Who else
  * is there gets a moment. */
@@ -12,8 +18,7 @@ bool merge_enough(const struct engine *e, const struct sync *s)
 {
 	unsigned knows = count_bits(s->finished);
 	bool all = (peers_before(e) & ~s->finished) == 0;
-	if (e->masters_before & (1u << e->self_index))
-		knows++;
+	knows += granted_before(e);
 	if (MUTANT(MERGE_ONE) && knows > 0)
 		return true;
 	return knows >= e->blocking_before && (all || e->now.slow_ns >= s->due_ns);
@@ -72,7 +77,8 @@ bool merge_refusals(struct engine *e, uint64_t hash, const struct sync_entry *s)
 static bool is_ruled_out(const struct engine *e, const struct sync *s, const struct lease *l)
 {
 	bool of_one = lease_is_live(l) || (l->flags & LEASE_NOT_LIVE) == LEASE_SHADOW;
-	bool made = !lease_is_live(l) && l->since_ns + e->attempt_ns >= s->due_ns;
+	bool made =
+		granted_before(e) && !lease_is_live(l) && l->since_ns + e->attempt_ns >= s->due_ns;
 	unsigned holders = l->reports % MAY_HOLD + l->reports / MAY_HOLD;
 	unsigned told = count_bits(s->finished) + made;
 	if (!of_one || holders > told || (!lease_is_live(l) && !(l->flags & LEASE_DOUBTED)))

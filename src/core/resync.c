@@ -89,15 +89,23 @@ void resync_stop(struct engine *e)
 	e->resync_due_ns = UINT64_MAX;
 }
 
+/* Also what has become LIVE since it was told: it is no memory of this master, and may have been
+ * released while the ceiling was on its way. */
+static void throw_away_all(struct sync *s)
+{
+	bool settled = s->state == SYNC_SETTLING || s->state == SYNC_COVERING;
+	s->purge_all |= settled && s->why == SYNC_RESTART;
+	s->state = SYNC_PURGING;
+}
+
 void resync_give_up(struct engine *e, uint64_t floor_n)
 {
 	e->restarted = false;
 	for (unsigned i = 0; i < SYNC_SLOTS; i++) {
 		struct sync *s = &e->syncs[i];
-		bool complete = s->state == SYNC_SETTLING || s->state == SYNC_COVERING;
-		if (s->state == SYNC_NONE || s->why != SYNC_RESTART || complete)
+		if (s->state == SYNC_NONE || s->why != SYNC_RESTART)
 			continue;
-		s->state = SYNC_PURGING;
+		throw_away_all(s);
 		s->after = AFTER_VOTE;
 		s->floor_n = floor_n;
 		s->cursor = slot_first_hash(e, s->slot);
@@ -590,7 +598,10 @@ static void go_on_as_master(struct engine *e, bool changed)
 		struct sync *s = &e->syncs[i];
 		if (s->state == SYNC_NONE || s->after != AFTER_AGAIN || !changed)
 			continue;
-		s->state = s->why == SYNC_HEAL ? SYNC_NONE : SYNC_PURGING;
+		if (s->why == SYNC_HEAL)
+			s->state = SYNC_NONE;
+		else
+			throw_away_all(s);
 		s->due_ns = e->now.slow_ns;
 		s->cursor = slot_first_hash(e, s->slot);
 	}

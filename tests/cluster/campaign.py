@@ -39,7 +39,7 @@ class Workers:
     """The client processes of a campaign. Those that stop themselves are woken up again."""
 
     def __init__(self, directory, nodes, seed, host):
-        self.resource = lockset.ResourceServer(host)
+        self.resource = lockset.ResourceServer(host, os.path.join(directory, "resource"))
         self.directory = directory
         self.common = {"nodes": nodes, "seed": seed, "resource": self.resource.address}
         self.processes = []

@@ -1,6 +1,7 @@
 """What a lock protects: sets that are read and written back, with a token or without one."""
 import collections
 import json
+import os
 import socket
 import threading
 
@@ -36,9 +37,11 @@ class Resource:
 
 class ResourceServer:
     """Keeps sets. One whose name begins with "fenced" refuses a token below the highest it has
-    seen, of a reader too: who has not been seen while reading cannot be kept from overwriting."""
+    seen, of a reader too: who has not been seen while reading cannot be kept from overwriting.
+    @journal: a path, where every request is written down with its answer, to explain a loss."""
 
-    def __init__(self, host):
+    def __init__(self, host, journal=os.devnull):
+        self.journal = open(journal, "w", encoding="utf-8")
         self.sets = collections.defaultdict(list)
         self.tokens = collections.Counter()
         self.lock = threading.Lock()
@@ -64,16 +67,23 @@ class ResourceServer:
             pass
 
     def obey(self, request):
-        name, token = request["set"], request["token"]
         with self.lock:
-            if name.startswith("fenced"):
-                if token < self.tokens[name]:
-                    return None
-                self.tokens[name] = token
-            if request["do"] == "read":
-                return self.sets[name]
-            self.sets[name] = request["elements"]
-            return True
+            answer = self._obey(request)
+            self.journal.write(json.dumps({**request, "answer": answer}) + "\n")
+            return answer
+
+    def _obey(self, request):
+        name, token = request["set"], request["token"]
+        if name.startswith("fenced"):
+            if token < self.tokens[name]:
+                return None
+            self.tokens[name] = token
+        if request["do"] == "read":
+            return self.sets[name]
+        self.sets[name] = request["elements"]
+        return True
 
     def close(self):
         self.listener.close()
+        with self.lock:
+            self.journal.flush()

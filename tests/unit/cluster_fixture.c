@@ -294,6 +294,22 @@ struct engine_members fixture_next(const struct engine_members *m, uint8_t joine
 	return next;
 }
 
+static bool all_in_sync(const struct fixture *f, const struct engine_members *m)
+{
+	for (unsigned i = 0; i < m->n_masters; i++)
+		if (!f->node[m->masters[i]].down &&
+			fixture_stats(f, m->masters[i]).synced_epoch != m->masters_epoch)
+			return false;
+	return true;
+}
+
+void fixture_until_in_sync(struct fixture *f, const struct engine_members *m)
+{
+	for (unsigned i = 0; i < 5000 && !all_in_sync(f, m); i++)
+		fixture_run_ms(f, 1);
+	assert_true(all_in_sync(f, m));
+}
+
 void fixture_config(struct fixture *f, unsigned id, const struct engine_members *m)
 {
 	struct engine_config *c = &f->node[id].cfg;

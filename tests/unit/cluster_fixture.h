@@ -91,6 +91,8 @@ void fixture_config(struct fixture *f, unsigned id, const struct engine_members 
 /* The configuration after this one: @joined and @departed, 0: nobody. */
 struct engine_members fixture_next(
 	const struct engine_members *m, uint8_t joined, uint8_t departed);
+/* Until all masters of @m that are up know what was granted before it; at most 5 s. */
+void fixture_until_in_sync(struct fixture *f, const struct engine_members *m);
 /* All nodes at once, masters that joined ask for what the others know. */
 void fixture_config_all(struct fixture *f, const struct engine_members *m);
 /* The configuration a node was started with. */

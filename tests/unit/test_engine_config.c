@@ -26,27 +26,11 @@ static void five(struct engine_config *c)
 	c->n_masters = 5;
 }
 
-static bool all_in_sync(const struct fixture *f, const struct engine_members *m)
-{
-	for (unsigned i = 0; i < m->n_masters; i++)
-		if (!f->node[m->masters[i]].down &&
-			fixture_stats(f, m->masters[i]).synced_epoch != m->masters_epoch)
-			return false;
-	return true;
-}
-
-static void until_in_sync(struct fixture *f, const struct engine_members *m)
-{
-	for (unsigned i = 0; i < 5000 && !all_in_sync(f, m); i++)
-		fixture_run_ms(f, 1);
-	assert_true(all_in_sync(f, m));
-}
-
 static void change(struct fixture *f, struct engine_members *m, uint8_t joined, uint8_t departed)
 {
 	*m = fixture_next(m, joined, departed);
 	fixture_config_all(f, m);
-	until_in_sync(f, m);
+	fixture_until_in_sync(f, m);
 }
 
 static enum outcome lock(struct fixture *f, unsigned id, const char *key, const char *value)
@@ -269,7 +253,7 @@ static void departed_master_does_not_vote(void **state)
 			.lease_ms = 10,
 			.node = 1});
 	assert_int_equal(fixture_stats(f, 3).promises, 0);
-	until_in_sync(f, &m);
+	fixture_until_in_sync(f, &m);
 	fixture_free(f);
 }
 
@@ -292,7 +276,7 @@ static void released_lock_does_not_come_back(void **state)
 	assert_int_equal(fixture_stats(f, 5).leases, 0);
 	change(f, &m, 0, 2);
 	fixture_resync(f, 1);
-	until_in_sync(f, &m);
+	fixture_until_in_sync(f, &m);
 	assert_int_equal(fixture_stats(f, 1).leases, 0);
 	assert_int_not_equal(fixture_outcome(f, fixture_extend(f, 4, "a", "x", 1000)), OUT_OK);
 	fixture_run_ms(f, 1000); /* the shadows are ruled out */
@@ -369,7 +353,7 @@ static void last_but_one_leaves(void **state)
 	assert_int_equal(lock(f, 1, "a", "x"), OUT_OK);
 	m = fixture_next(&m, 0, 2);
 	fixture_config(f, 1, &m);
-	until_in_sync(f, &m);
+	fixture_until_in_sync(f, &m);
 	assert_int_equal(lock(f, 1, "a", "y"), OUT_HELD);
 	assert_int_equal(lock(f, 1, "b", "y"), OUT_OK);
 	m = fixture_next(&m, 2, 0);
@@ -379,7 +363,7 @@ static void last_but_one_leaves(void **state)
 	f->node[2].moves = f->node[1].moves;
 	fixture_link(f, 1, 2, true);
 	fixture_status(f, 2, NODE_RESYNC);
-	until_in_sync(f, &m);
+	fixture_until_in_sync(f, &m);
 	assert_int_equal(lock(f, 2, "b", "z"), OUT_HELD);
 	assert_int_equal(fixture_stats(f, 2).leases, 2);
 	fixture_free(f);
@@ -399,7 +383,7 @@ static void shadow_of_a_released_lock_goes(void **state)
 	uint64_t tag = fixture_release(f, 1, "a", "x"); /* here it is gone; 2 and 3 tell of it */
 	fixture_run_ms(f, 5);
 	fixture_let_go(f);
-	until_in_sync(f, &m);
+	fixture_until_in_sync(f, &m);
 	fixture_run_ms(f, 300);
 	assert_non_null(fixture_result(f, tag));
 	assert_int_equal(lock(f, 2, "a", "y"), OUT_OK);
