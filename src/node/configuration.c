@@ -170,8 +170,9 @@ static void tell_peer(struct node *n, uint8_t node)
 	control_tell_all(n, MAIL_PEER_EPOCH, told, sizeof *told);
 }
 
-void configuration_address(struct node *n, uint8_t node, const char *addr)
+void configuration_address(struct node *n, uint8_t node, const char *addr, uint8_t misnamed)
 {
+	n->peers[node].misnamed = misnamed;
 	(void)snprintf(n->peers[node].addr, sizeof n->peers[node].addr, "%s", addr);
 }
 
@@ -261,6 +262,23 @@ static void answer(struct node *n, unsigned shard, uint64_t tag, const char *err
 	memcpy(mailbox_put(n->mail, shard, MAIL_SETNODES_DONE, sizeof m), &m, sizeof m);
 }
 
+/* Everybody would dial the addresses that this node has, and they may be good for nobody else
+ * ("localhost"). -EINVAL: refused. */
+static int check_names(const struct node *n, char *why, size_t why_bytes)
+{
+	for (unsigned node = 1; node <= NODE_ID_MAX; node++) {
+		uint8_t other = n->peers[node].misnamed;
+		if (n->self.config.epoch != 1 || n->peers[node].inc == 0 || other == 0)
+			continue;
+		(void)snprintf(why, why_bytes,
+			"ERR node %u knows node %u by another address than %s: start every node "
+			"with the same --masters first, one after the other",
+			node, other, membership_find(&n->self.config, other)->addr);
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static void begin_change(
 	struct node *n, unsigned shard, const struct mail_setnodes *q, const struct clocks *now)
 {
@@ -270,7 +288,8 @@ static void begin_change(
 	char why[MEMBERS_ERROR_MAX_BYTES] = "";
 	memcpy(t.masters, q->masters, sizeof t.masters);
 	memcpy(t.replicas, q->replicas, sizeof t.replicas);
-	if (members_set(n->members, now->mclk, &t, why, sizeof why) != 0) {
+	if (check_names(n, why, sizeof why) != 0 ||
+		members_set(n->members, now->mclk, &t, why, sizeof why) != 0) {
 		answer(n, shard, q->tag, why);
 		return;
 	}

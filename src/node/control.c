@@ -55,7 +55,7 @@ static void adopt(void *arg, const struct mail_adopt *link)
 	memcpy(mailbox_put(n->mail, link->link_index, MAIL_ADOPT, sizeof *link), link,
 		sizeof *link);
 	if (link->link_index == 0)
-		configuration_address(n, link->node, link->peer_addr);
+		configuration_address(n, link->node, link->peer_addr, link->misnamed);
 }
 
 static void fatal(void *arg, const char *reason)

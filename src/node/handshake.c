@@ -222,6 +222,17 @@ bool handshake_moved(const struct identity *self, const struct hello *theirs, co
 	return m != NULL && addr[0] != '\0' && strcmp(m->addr, addr) != 0;
 }
 
+uint8_t handshake_misnamed(const struct identity *self, const struct hello *theirs)
+{
+	const struct membership *m = &self->config;
+	for (unsigned i = 0; i < m->n_masters; i++) {
+		const struct member *found = membership_find(&theirs->config, m->masters[i].id);
+		if (found != NULL && strcmp(found->addr, m->masters[i].addr) != 0)
+			return found->id;
+	}
+	return 0;
+}
+
 void handshake_note(struct identity *self, const struct hello *h, uint16_t link_index)
 {
 	CHECK(link_index < THREADS_MAX);

@@ -55,6 +55,9 @@ void handshake_address(
 	const struct hello *theirs, const char *seen, char ret[MEMBER_ADDR_MAX_BYTES + 1]);
 /* Is it listed here with another address? Not refused: one may be a name and the other a number. */
 bool handshake_moved(const struct identity *self, const struct hello *theirs, const char *addr);
+/* The first member that both know, by different addresses; 0: none. Possible as long as nobody has
+ * changed the first configuration, which every node takes from its own --masters. */
+uint8_t handshake_misnamed(const struct identity *self, const struct hello *theirs);
 /* Note an accepted hello, for link @link_index. */
 void handshake_note(struct identity *self, const struct hello *h, uint16_t link_index);
 /* That link is no more. */

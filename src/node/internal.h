@@ -106,6 +106,7 @@ struct node {
 	struct {
 		char addr[MEMBER_ADDR_MAX_BYTES + 1]; /* as it said last; "": never */
 		uint64_t inc;                         /* of link 0; 0: none */
+		uint8_t misnamed;                     /* mail_adopt */
 		struct mail_peer_epoch told;          /* to the shards */
 	} peers[NODE_ID_MAX + 1];
 	struct {
@@ -181,6 +182,6 @@ bool configuration_mail(struct node *n, unsigned from, uint16_t type, const void
 	size_t bytes, const struct clocks *now);
 void configuration_learn(struct node *n, const struct membership *m, const struct clocks *now);
 /* Where @node says that it is reached. */
-void configuration_address(struct node *n, uint8_t node, const char *addr);
+void configuration_address(struct node *n, uint8_t node, const char *addr, uint8_t misnamed);
 void configuration_link(
 	struct node *n, const struct mail_link *link, bool up, const struct clocks *now);

@@ -316,6 +316,17 @@ static void note_moved(struct peering *p, uint8_t node, const char *addr)
 	complain(p, addr, text);
 }
 
+static void note_misnamed(struct peering *p, const struct conn *c, uint8_t node)
+{
+	char text[320];
+	(void)snprintf(text, sizeof text,
+		"node %u was started with node %u at %s, this node with node %u at %s: SETNODES is "
+		"refused until all know it by one address",
+		c->theirs.node, node, membership_find(&c->theirs.config, node)->addr, node,
+		membership_find(&p->self->config, node)->addr);
+	complain(p, c->addr, text);
+}
+
 static void hand_over(struct peering *p, struct conn *c)
 {
 	const struct hello *h = &c->theirs;
@@ -325,6 +336,9 @@ static void hand_over(struct peering *p, struct conn *c)
 		.fd = c->fd,
 		.node = h->node,
 		.status = h->status,
+		.misnamed = h->config.epoch == p->self->config.epoch
+				    ? handshake_misnamed(p->self, h)
+				    : 0,
 		.link_index = link,
 		.links = links,
 		.peer_inc = h->inc,
@@ -335,6 +349,8 @@ static void hand_over(struct peering *p, struct conn *c)
 	handshake_address(h, c->addr, a.peer_addr);
 	if (handshake_moved(p->self, h, a.peer_addr))
 		note_moved(p, h->node, a.peer_addr);
+	if (a.misnamed != 0)
+		note_misnamed(p, c, a.misnamed);
 	if (handshake_newer(p->self, h))
 		p->hooks.learn(p->hooks.arg, &h->config);
 	p->links[h->node] = links;

@@ -85,7 +85,8 @@ struct mail_setnodes_done {
 struct mail_adopt {
 	int fd;
 	uint8_t node;
-	uint8_t status; /* enum node_status, from the hello */
+	uint8_t status;   /* enum node_status, from the hello */
+	uint8_t misnamed; /* the first member that it knows by another address; 0: none */
 	uint16_t link_index;
 	uint16_t links; /* links to this node: min(threads here, threads there) */
 	uint64_t peer_inc;

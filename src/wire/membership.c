@@ -56,7 +56,7 @@ const struct member *membership_find(const struct membership *m, uint8_t node)
 static bool list_same(const struct member *a, const struct member *b, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
-		if (a[i].id != b[i].id || strcmp(a[i].addr, b[i].addr) != 0)
+		if (a[i].id != b[i].id || a[i].since != b[i].since)
 			return false;
 	return true;
 }

@@ -49,7 +49,8 @@ enum role membership_role(const struct membership *m, uint8_t node);
 uint64_t membership_since(const struct membership *m, uint8_t node);
 /* The entry of a master or replica; NULL: neither. */
 const struct member *membership_find(const struct membership *m, uint8_t node);
-/* Same masters, replicas, addresses and constants, whatever the epochs. */
+/* Same masters, replicas and constants, whatever the epochs and whatever name an address goes by.
+ */
 bool membership_same(const struct membership *a, const struct membership *b);
 /* Who is added or removed, one node, keeping the lists in order. The epoch becomes the next one.
  * membership_add() takes the node out of the other list (promotion, demotion); @addr may be that of

@@ -307,6 +307,26 @@ class Members(Case):
         self.assertEqual(keeper.wrong(fourth), [])
         cluster.close()
 
+    def test_masters_that_are_known_by_two_names(self):
+        cluster = self.cluster_of()
+        second = cluster[2]
+        masters = cluster.masters(second)
+        second.options["masters"] = re.sub(r"1=([\d.]+):", r"1=[::ffff:\1]:", masters)
+        second.terminate()
+        second.start()
+        cluster.wait_active()
+        with cluster[3].client() as client:
+            self.assertEqual(
+                client.cmd("SETNODES", "MASTERS", 1, 3).text,
+                f"ERR node 2 knows node 1 by another address than {cluster[1].peer_address}: start "
+                "every node with the same --masters first, one after the other")
+            second.options["masters"] = masters
+            second.terminate()
+            second.start()
+            cluster.wait_active()
+            self.assertEqual(client.cmd("SETNODES", "MASTERS", 1, 3), b"OK")
+        cluster.close()
+
     def test_an_even_number_is_served_with_a_warning(self):
         cluster = self.cluster_of()
         self.assertEqual(cluster.set_nodes((1, 2)), b"OK")

@@ -239,8 +239,10 @@ static void test_handshake_another_address_than_listed_is_noticed(void **state)
 	hello.node = 77;
 	assert_false(handshake_moved(&us, &hello, "10.0.0.2:2"));
 	hello.node = 2;
+	assert_int_equal(handshake_misnamed(&us, &hello), 0);
 	(void)snprintf(hello.config.masters[1].addr, sizeof hello.config.masters[1].addr, "x:2");
 	assert_int_equal(check(), 0);
+	assert_int_equal(handshake_misnamed(&us, &hello), 2);
 }
 
 static void test_handshake_dialled_the_wrong_node(void **state)

@@ -390,6 +390,30 @@ static void test_members_its_own_address(void **state)
 	assert_string_equal(membership_find(members_current(w.m[1]), 5)->addr, "h5:7000");
 }
 
+/* The first configuration is what every node's flags say: one writes names, another one numbers. */
+static void test_members_known_by_several_names(void **state)
+{
+	(void)state;
+	world(3, 0, 4);
+	for (unsigned id = 2; id <= 3; id++) {
+		struct member *first = &w.disk[id].committed.masters[0];
+		down(id);
+		(void)snprintf(first->addr, sizeof first->addr, "host%u:7501", id);
+		boot(id, false);
+		for (unsigned other = 1; other <= 4; other++) {
+			if (other == id || w.m[other] == NULL)
+				continue;
+			link_nodes(id, other, true);
+			link_nodes(other, id, true);
+		}
+		in_sync(id);
+	}
+	begin(2, "\1\2\3\4", NULL);
+	settle();
+	assert_result(2, "");
+	assert_string_equal(membership_find(members_current(w.m[1]), 1)->addr, "host2:7501");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -409,6 +433,7 @@ int main(void)
 		cmocka_unit_test(test_members_changed_meanwhile),
 		cmocka_unit_test(test_members_errors_of_setnodes),
 		cmocka_unit_test(test_members_its_own_address),
+		cmocka_unit_test(test_members_known_by_several_names),
 	};
 	return cmocka_run_group_tests(tests, NULL, world_end);
 }
