@@ -234,6 +234,37 @@ static void missed_removal_is_not_survived(void **state)
 	fixture_free(f);
 }
 
+/* S12: some act by the masters of before, some by the next ones. However the nodes are split, the
+ * two sides together grant a lock once. */
+static void split_configurations_grant_once(void **state)
+{
+	(void)state;
+	static const char *const values[] = {"w", "x", "y", "z"};
+	for (unsigned moved = 0; moved < 16; moved++) {
+		struct fixture *f = fixture_new(4, three_of_five);
+		struct engine_members m = fixture_members(f, 1);
+		m = fixture_next(&m, 4, 0);
+		for (unsigned id = 1; id <= 4; id++)
+			if (moved >> (id - 1) & 1)
+				fixture_config(f, id, &m);
+		if (moved & 8)
+			fixture_status(f, 4, NODE_RESYNC);
+		fixture_run_ms(f, 200);
+		uint64_t tags[4];
+		for (unsigned id = 1; id <= 4; id++)
+			tags[id - 1] = fixture_lock(f, id, "k", values[id - 1], 60000);
+		fixture_run_ms(f, f->node[1].cfg.op_timeout_ms + 1);
+		unsigned granted = 0;
+		for (unsigned i = 0; i < 4; i++)
+			granted += fixture_outcome(f, tags[i]) == OUT_OK;
+		unsigned left = 3 - (unsigned)__builtin_popcount(moved & 7);
+		bool joined = moved & 8;
+		bool quorum = left >= 2 || 3 - left + joined >= 3;
+		assert_int_equal(granted, quorum);
+		fixture_free(f);
+	}
+}
+
 /* S11: two halves with the quorum of before. */
 static void departed_master_does_not_vote(void **state)
 {
@@ -403,6 +434,7 @@ int main(void)
 		cmocka_unit_test(release_in_flight),
 		cmocka_unit_test(release_that_nobody_heard_of_is_unknown),
 		cmocka_unit_test(missed_removal_is_not_survived),
+		cmocka_unit_test(split_configurations_grant_once),
 		cmocka_unit_test(departed_master_does_not_vote),
 		cmocka_unit_test(released_lock_does_not_come_back),
 		cmocka_unit_test(held_lock_is_refused_after_removals),

@@ -73,6 +73,7 @@ static bool config_came(struct node *n, struct config_mail *ret)
 
 /* ---- epochs of messages ---- */
 
+/* S12 */
 static void test_peers_config_other_epoch_keeps_the_link(void **state)
 {
 	struct node n;
