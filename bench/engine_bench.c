@@ -116,13 +116,14 @@ int main(int argc, char **argv)
 	}
 	for (unsigned i = 0; i < KEYS; i++)
 		(void)snprintf(keys[i], sizeof keys[i], "key:%012u", i);
-	for (uint8_t id = 1; id <= masters; id++)
-		start(id, (uint8_t)masters);
-	for (uint8_t id = 1; id <= masters; id++) {
+	for (unsigned id = 1; id <= masters; id++)
+		start((uint8_t)id, (uint8_t)masters);
+	for (unsigned id = 1; id <= masters; id++) {
 		step(id, &(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, 0}});
-		for (uint8_t other = 1; other <= masters; other++)
+		for (unsigned other = 1; other <= masters; other++)
 			if (other != id)
-				step(id, &(struct event){.type = EV_LINK, .link = {other, true}});
+				step(id, &(struct event){
+						 .type = EV_LINK, .link = {(uint8_t)other, true}});
 	}
 	for (uint64_t i = 0; i < cycles; i++) {
 		ask(OP_LOCK, i);
@@ -131,7 +132,7 @@ int main(int argc, char **argv)
 		now.slow_ns += MS / 10;
 		now.fast_ns += MS / 10;
 		now.wall_us += 100;
-		for (uint8_t id = 1; id <= masters; id++)
+		for (unsigned id = 1; id <= masters; id++)
 			if (engine_wait_ns(engines[id], &now) == 0)
 				step(id, &(struct event){.type = EV_TICK});
 	}

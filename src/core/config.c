@@ -30,10 +30,10 @@ static void take_over(struct engine *e)
 	unsigned n = e->cfg.n_masters, before = n;
 	memset(e->index_of, NO_MASTER, sizeof e->index_of);
 	e->links_up = e->masters_before = 0;
-	for (uint8_t i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		uint8_t node = e->cfg.masters[i];
 		uint16_t bit = (uint16_t)(1u << i);
-		e->index_of[node] = i;
+		e->index_of[node] = (uint8_t)i;
 		e->links_up |= is_linked(e, node) ? bit : 0;
 		e->masters_before |= node != e->cfg.joined ? bit : 0;
 		before -= node == e->cfg.joined;
@@ -63,8 +63,6 @@ static void begin_status(struct engine *e)
 void config_init(struct engine *e)
 {
 	take_over(e);
-	memcpy(e->round_masters, e->cfg.masters, e->cfg.n_masters);
-	e->n_round_masters = e->cfg.n_masters;
 	e->void_next = UINT32_MAX;
 	begin_status(e);
 }
@@ -99,8 +97,6 @@ void config_change(struct engine *e, const struct engine_members *m)
 	/* It missed that it was removed before: what it holds is of no use to anybody. */
 	bool again =
 		voted && (m->since > e->cfg.masters_epoch || (changed && m->joined == e->cfg.self));
-	memcpy(e->round_masters, e->cfg.masters, sizeof e->round_masters);
-	e->n_round_masters = e->cfg.n_masters;
 	e->cfg.n_masters = m->n_masters;
 	memcpy(e->cfg.masters, m->masters, sizeof e->cfg.masters);
 	e->cfg.masters_epoch = m->masters_epoch;
@@ -112,16 +108,14 @@ void config_change(struct engine *e, const struct engine_members *m)
 		begin_status(e);
 	if (!m->replica)
 		copy_stop(e);
-	/* Two changes before the rounds of the first are dealt with: nobody can say any more whose
-	 * those answers were. */
-	if (e->void_next != UINT32_MAX)
-		e->n_round_masters = 0;
 	e->void_next = 0;
 	e->configs++;
 	e->changed_fast_ns = e->now.fast_ns;
 	if (changed) { /* a merge is about the masters, not about replicas (simulator, 55648) */
-		e->changes++;
-		e->changed_slow_ns = e->now.slow_ns;
+		/* Several of them, and votes in between, may come at one reading of the clock. */
+		int64_t now_ns = (int64_t)e->now.slow_ns;
+		e->changed_slow_ns =
+			1 + (now_ns > e->changed_slow_ns ? now_ns : e->changed_slow_ns);
 	}
 	promises_forget_answers(e);
 	if (again)
@@ -130,23 +124,10 @@ void config_change(struct engine *e, const struct engine_members *m)
 	copy_begin(e);
 }
 
-/* The same masters by their new indices. */
-static uint16_t renamed(const struct engine *e, uint16_t mask)
-{
-	uint16_t to = 0;
-	for (unsigned i = 0; i < e->n_round_masters; i++) {
-		uint8_t index = e->index_of[e->round_masters[i]];
-		if ((mask & (1u << i)) && index < e->cfg.n_masters)
-			to |= (uint16_t)(1u << index);
-	}
-	return to;
-}
-
 /* No certificate is made of answers in two configurations. */
 static void begin_again(struct engine *e, struct op *op)
 {
-	op->voided |= op->state == OPS_EXTEND || op->state == OPS_RELEASE;
-	op->removed = renamed(e, op->removed);
+	op->voided |= op->state == OPS_EXTEND || op->state == OPS_RELEASE || op->removed != 0;
 	op->config = e->configs; /* also where nothing is sent and only time has to pass */
 	switch (op->state) {
 	case OPS_LOCK_TRY:
@@ -178,8 +159,12 @@ static bool runs_a_round(const struct op *op)
 
 bool config_renew(struct engine *e, struct op *op)
 {
-	if (!runs_a_round(op) || op->config == e->configs || MUTANT(EPOCH_IGNORED))
+	if (op->config == e->configs || MUTANT(EPOCH_IGNORED))
 		return false;
+	if (!runs_a_round(op)) {
+		op->voided |= op->removed != 0;
+		return false;
+	}
 	begin_again(e, op);
 	return true;
 }

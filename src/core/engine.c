@@ -89,7 +89,7 @@ uint64_t engine_restart_wait_ns(uint32_t attempt_ms, uint32_t drift_ppm)
 
 uint64_t engine_quarantine_ns(uint32_t max_lease_ms, uint32_t attempt_ms, uint32_t drift_ppm)
 {
-	uint64_t tomb_ns = 2 * times_kappa(2 * attempt_ms * NS_PER_MS, drift_ppm);
+	uint64_t tomb_ns = 2 * times_kappa(UINT64_C(2) * attempt_ms * NS_PER_MS, drift_ppm);
 	uint64_t lease_ns = times_kappa(max_lease_ms * NS_PER_MS, drift_ppm);
 	uint64_t wait_ns = lease_ns + engine_restart_wait_ns(attempt_ms, drift_ppm);
 	return wait_ns > tomb_ns ? wait_ns : tomb_ns;

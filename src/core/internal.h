@@ -61,10 +61,8 @@ enum lease_flag {
 		1 << 9, /* RESYNC: a release was acknowledged meanwhile, nothing comes back */
 	LEASE_HEARSAY = 1 << 10, /* the value is here, but this master is no witness that it was
 				  * written (protocol.md 2.6): not to be counted */
-	LEASE_ODD = 1 << 11,  /* granted when engine.changes was odd: before or after a change that
-			       * came in the same instant */
-	LEASE_COPY = 1 << 12, /* of a replica: what a master's log tells */
-	LEASE_VOUCHED = 1 << 13, /* extended or written since the masters changed, in a slot that
+	LEASE_COPY = 1 << 11,    /* of a replica: what a master's log tells */
+	LEASE_VOUCHED = 1 << 12, /* extended or written since the masters changed, in a slot that
 				  * has not merged: a certificate may rest on it */
 	LEASE_NOT_LIVE = LEASE_STAGED | LEASE_SHADOW | LEASE_RESYNC,
 	LEASE_UNSEEN = LEASE_NOT_LIVE | LEASE_UNCONFIRMED, /* hidden from this node's readers */
@@ -81,8 +79,8 @@ struct lease {
 	uint64_t token; /* uid.n */
 	uint64_t cid;   /* uid.cid */
 	uint64_t maxn;
-	uint64_t end_ns;   /* slow clock */
-	uint64_t since_ns; /* slow clock */
+	uint64_t end_ns;  /* slow clock */
+	int64_t since_ns; /* slow clock; negative: before this machine was booted */
 	struct wheel_link wheel;
 	uint32_t side; /* struct side, or 0: vb = pb = (token, cid, 0), no probe */
 	uint32_t name; /* of the client: names.c, or 0 */
@@ -181,7 +179,8 @@ struct op {
 	uint8_t heard;       /* LOCK, READ: how many masters answered the round that failed last */
 	uint8_t quorum_seen; /* votes of the round that counted */
 	uint16_t asked, answered; /* bit per master index */
-	uint16_t removed;         /* RELEASE: masters that took their copy away for it */
+	uint16_t removed;         /* RELEASE: masters that took their copy away for it, if it is not
+				   * voided */
 	uint32_t block;           /* key value new_value client, arena */
 	uint16_t key_bytes, value_bytes, new_bytes, client_bytes;
 	uint32_t ttl_ms;
@@ -331,17 +330,14 @@ struct engine {
 	uint16_t links_up; /* bit per master index */
 	bool linked[NODE_ID_MAX + 1];
 	/* config.c: the masters before the last change of them. */
-	bool changed;            /* there was one: what is in sync with it has been merged */
-	bool departed_up;        /* cfg.departed, at index cfg.n_masters, is linked */
-	uint16_t masters_before; /* bit per index, the departed one included */
-	uint8_t blocking_before; /* their blocking set */
-	uint8_t round_masters[MASTERS_MAX]; /* whose indices rounds of the last configuration use */
-	uint8_t n_round_masters;
+	bool changed;             /* there was one: what is in sync with it has been merged */
+	bool departed_up;         /* cfg.departed, at index cfg.n_masters, is linked */
+	uint16_t masters_before;  /* bit per index, the departed one included */
+	uint8_t blocking_before;  /* their blocking set */
 	uint32_t configs;         /* counts configurations */
-	uint32_t changes;         /* counts changes of the masters */
 	uint32_t void_next;       /* op index: rounds from here on may be of an older one */
 	uint64_t changed_fast_ns; /* when the last configuration came */
-	uint64_t changed_slow_ns; /* when the masters changed last */
+	int64_t changed_slow_ns;  /* the masters changed last: since_ns of what was there is less */
 	uint64_t attempt_ns, drift_ppm;
 	uint64_t promise_ns; /* T_promise */
 	uint64_t wait_ns;    /* T_wait */
@@ -360,18 +356,16 @@ struct engine {
 	uint8_t slot_state[SLOTS_MAX];
 	bool slot_merged[SLOTS_MAX]; /* in sync with the masters' last change, once it votes */
 	uint16_t slots_mine, slots_voting, slots_merged;
-	bool at_leisure;     /* nobody waits for what is being asked about: others come first */
-	bool discard;        /* what slots hold that do not vote is no word of a master */
-	bool merging;        /* slots that vote and are not merged are to be asked about */
-	uint16_t next_merge; /* slot to be taken up next */
-	bool forgetting;     /* no master any more: slots are emptied */
-	uint16_t next_forget;
+	uint16_t next_merge, next_forget, next_sync, next_heal; /* slots to be taken up next */
+	bool at_leisure;        /* nobody waits for what is being asked about: others come first */
+	bool discard;           /* what slots hold that do not vote is no word of a master */
+	bool merging;           /* slots that vote and are not merged are to be asked about */
+	bool forgetting;        /* no master any more: slots are emptied */
 	bool restarted;         /* NODE_RESYNC: slots that do not vote are to be asked about */
 	bool heal_wanted;       /* look through all slots for keys that were missed */
 	bool healing;           /* that is being done */
 	uint64_t heal_after_ns; /* slow clock; not before: the last pass left something out */
-	uint16_t next_sync, next_heal; /* slots to be taken up next */
-	uint64_t resync_due_ns;        /* slow clock; UINT64_MAX: nothing to do */
+	uint64_t resync_due_ns; /* slow clock; UINT64_MAX: nothing to do */
 	uint64_t sync_seq;
 	struct sync syncs[SYNC_SLOTS];
 	uint8_t *sync_body; /* of the report in this step's effects */
@@ -392,9 +386,9 @@ struct engine {
 	uint8_t *ops;
 	size_t op_stride;
 	uint32_t op_free, ops_used, ops_touched;
+	uint32_t try_head;
 	struct wheel op_wheel;       /* fast clock */
 	uint32_t run_head, run_tail; /* op index + 1: work to go on with */
-	uint32_t try_head;
 
 	struct map waiting; /* by tag: operations that EV_CANCEL may name */
 	struct map lines;
@@ -507,6 +501,11 @@ uint64_t free_maxn(const struct engine *e, uint64_t hash);
 uint16_t slot_of(const struct engine *e, uint64_t hash);
 /* Entries whose time has come; bounded. */
 void leases_tick(struct engine *e);
+static inline uint64_t lease_held_ns(const struct lease *l, const struct engine_time *now)
+{
+	int64_t held_ns = (int64_t)now->slow_ns - l->since_ns;
+	return held_ns > 0 ? (uint64_t)held_ns : 0; /* lease_new() */
+}
 static inline bool lease_is_live(const struct lease *l)
 {
 	return (l->flags & LEASE_NOT_LIVE) == 0;

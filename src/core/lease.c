@@ -107,20 +107,21 @@ uint32_t lease_new(struct engine *e, uint64_t hash, const struct msg *m)
 	if (ref == 0)
 		return 0;
 	struct lease *l = lease_at(e, ref);
+	int64_t now_ns = (int64_t)e->now.slow_ns;
 	uint64_t length_ns = (m->lease_ms + 1) * NS_PER_MS; /* L_mst: masters round up */
 	if (MUTANT(EXPIRY_EARLY))
 		length_ns -= m->lease_ms * NS_PER_MS / 4;
+	/* Later than the last change, which may have come at this very reading of the clock. */
 	*l = (struct lease){
 		.token = m->uid.n,
 		.cid = m->uid.cid,
 		.maxn = m->uid.n,
 		.end_ns = e->now.slow_ns + length_ns,
-		.since_ns = e->now.slow_ns,
+		.since_ns = now_ns > e->changed_slow_ns ? now_ns : e->changed_slow_ns,
 		.key_bytes = (uint16_t)m->key.len,
 		.value_bytes = (uint16_t)m->value.len,
 		.name = name_take(e, m->name),
-		.flags = (uint16_t)(LEASE_UNCONFIRMED | hidden_flag(m->key) |
-				    (e->changes % 2 != 0 ? LEASE_ODD : 0)),
+		.flags = (uint16_t)(LEASE_UNCONFIRMED | hidden_flag(m->key)),
 		.node = m->node,
 	};
 	memcpy(l->data, m->key.p, m->key.len);
@@ -348,7 +349,7 @@ static void fill(
 		.maxn = s->maxn,
 		.end_ns = flags & LEASE_COPY ? end_of_copy(e, s)
 					     : end_of_remaining(e, s->remaining_ns),
-		.since_ns = e->now.slow_ns - s->held_ns,
+		.since_ns = (int64_t)e->now.slow_ns - (int64_t)s->held_ns,
 		.side = side,
 		.key_bytes = (uint16_t)s->key.len,
 		.value_bytes = (uint16_t)s->value.len,
@@ -581,7 +582,7 @@ uint32_t lease_block(struct engine *e, uint64_t hash, struct bytes key)
 	*l = (struct lease){
 		.maxn = tombs_get(&e->tombs, hash),
 		.end_ns = e->now.slow_ns,
-		.since_ns = e->now.slow_ns,
+		.since_ns = (int64_t)e->now.slow_ns,
 		.key_bytes = (uint16_t)key.len,
 		.flags = LEASE_RESYNC | hidden_flag(key),
 	};
@@ -600,7 +601,7 @@ static void lease_due(struct engine *e, uint32_t ref)
 	}
 	bool ended = e->now.slow_ns >= l->end_ns && !MUTANT(EXPIRY_NEVER);
 	bool given_up = MUTANT(PROMISE_EXPIRES) && (l->flags & LEASE_UNCONFIRMED) &&
-			e->now.slow_ns - l->since_ns >= e->promise_ns;
+			lease_held_ns(l, &e->now) >= e->promise_ns;
 	if (ended || given_up) {
 		e->stats.expired += lease_is_live(l);
 		lease_end(e, hash_bytes(lease_key(l)), ref);
@@ -608,12 +609,12 @@ static void lease_due(struct engine *e, uint32_t ref)
 	}
 	uint64_t next_ns = l->end_ns;
 	bool shadow = (l->flags & LEASE_SHADOW) != 0;
-	bool old = shadow || e->now.slow_ns - l->since_ns >= e->promise_ns;
+	uint64_t held_ns = lease_held_ns(l, &e->now);
+	bool old = shadow || held_ns >= e->promise_ns;
 	bool asks = (l->flags & LEASE_DOUBTED) != 0 ||
 		    (lease_is_live(l) && (l->flags & LEASE_UNCONFIRMED) != 0);
 	if (asks) {
-		uint64_t ask_ns =
-			old ? e->now.slow_ns + e->promise_ns : l->since_ns + e->promise_ns;
+		uint64_t ask_ns = e->now.slow_ns + e->promise_ns - (old ? 0 : held_ns);
 		next_ns = ask_ns < next_ns ? ask_ns : next_ns;
 	}
 	wheel_add(&e->lease_wheel, ref, next_ns);

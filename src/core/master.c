@@ -28,7 +28,7 @@ static void tell_value(const struct engine *e, const struct lease *l, struct msg
 	reply->value = lease_value(l);
 	reply->name = name_at(e, l->name);
 	reply->node = l->node;
-	reply->held_ns = e->now.slow_ns - l->since_ns;
+	reply->held_ns = lease_held_ns(l, &e->now);
 	reply->flags |= MSG_HAS_VALUE;
 }
 
@@ -297,7 +297,7 @@ static bool on_accept(
 		reply->n = pb.n;
 		return true;
 	}
-	uint64_t longest_ns = 2 * e->cfg.max_lease_ms * NS_PER_MS;
+	uint64_t longest_ns = UINT64_C(2) * e->cfg.max_lease_ms * NS_PER_MS;
 	bool witness = is_witness(e, l, m);
 	bool bounded = m->lease_ms <= e->cfg.max_lease_ms && m->remaining_ns <= longest_ns;
 	struct side *side = bounded ? lease_side(e, l) : NULL;

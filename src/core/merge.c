@@ -77,20 +77,13 @@ bool merge_refusals(struct engine *e, uint64_t hash, const struct sync_entry *s)
 static bool is_ruled_out(const struct engine *e, const struct sync *s, const struct lease *l)
 {
 	bool of_one = lease_is_live(l) || (l->flags & LEASE_NOT_LIVE) == LEASE_SHADOW;
-	bool made =
-		granted_before(e) && !lease_is_live(l) && l->since_ns + e->attempt_ns >= s->due_ns;
+	bool made = granted_before(e) && !lease_is_live(l) &&
+		    l->since_ns >= (int64_t)s->due_ns - (int64_t)e->attempt_ns;
 	unsigned holders = l->reports % MAY_HOLD + l->reports / MAY_HOLD;
 	unsigned told = count_bits(s->finished) + made;
 	if (!of_one || holders > told || (!lease_is_live(l) && !(l->flags & LEASE_DOUBTED)))
 		return false;
 	return told - holders >= e->blocking_before;
-}
-
-static bool is_of_before(const struct engine *e, const struct lease *l)
-{
-	bool odd = (l->flags & LEASE_ODD) != 0;
-	return l->since_ns < e->changed_slow_ns ||
-	       (l->since_ns == e->changed_slow_ns && odd != (e->changes % 2 != 0));
 }
 
 /* After a change that makes the blocking set smaller, a lock that a majority had released before
@@ -102,7 +95,7 @@ void merge_settle(struct engine *e, const struct sync *s, struct gathered g)
 	struct lease *l = lease_at(e, g.ref);
 	if (l->flags & LEASE_RESYNC)
 		return; /* its heal ends it */
-	bool old = !lease_is_live(l) || is_of_before(e, l);
+	bool old = !lease_is_live(l) || l->since_ns < e->changed_slow_ns;
 	bool smaller = e->blocking < e->blocking_before && !MUTANT(MERGE_KEEPS_LIVE);
 	bool vouched = (l->flags & LEASE_VOUCHED) != 0;
 	l->flags &= (uint16_t)~LEASE_VOUCHED;

@@ -18,7 +18,7 @@ void read_local(struct engine *e, const struct op_request *r)
 	out->token = l->token;
 	out->node = l->node;
 	out->remaining_ns = l->end_ns - e->now.slow_ns;
-	out->held_ns = e->now.slow_ns - l->since_ns;
+	out->held_ns = lease_held_ns(l, &e->now);
 }
 
 void read_start(struct engine *e, struct op *op)

@@ -83,7 +83,7 @@ bool lease_describe(const struct engine *e, const struct lease *l, struct sync_e
 	ret->uid = lease_uid(l);
 	ret->vb = lease_vb(e, l);
 	ret->pb = lease_pb(e, l);
-	ret->held_ns = e->now.slow_ns - l->since_ns;
+	ret->held_ns = lease_held_ns(l, &e->now);
 	ret->node = l->node;
 	ret->flags = l->flags & LEASE_UNCONFIRMED ? SYNC_UNCONFIRMED : 0;
 	ret->flags |= l->flags & LEASE_HEARSAY ? SYNC_HEARSAY : 0;

@@ -51,7 +51,9 @@ static void vote(struct engine *e, uint16_t slot, bool knows)
 	e->slot_state[slot] = SLOT_VOTES;
 	e->slots_voting++;
 	log_break(e, slot);
-	if (knows || !e->changed || MUTANT(MERGE_NONE) || MUTANT(JOINER_VOTES)) {
+	if (MUTANT(MERGE_NONE))
+		knows = true;
+	if (knows || !e->changed || MUTANT(JOINER_VOTES)) {
 		merged(e, slot);
 		return;
 	}
@@ -284,6 +286,7 @@ static void ask(struct engine *e, struct sync *s, unsigned master)
 static void ask_for_heal(struct engine *e, struct sync *s)
 {
 	unsigned n = e->cfg.n_masters, wanted = reports_needed(e, s) - count_bits(s->finished);
+	CHECK(n > 0);
 	for (unsigned k = 0; k < 2 * n && wanted > 0 && effects_room(e); k++) {
 		unsigned i = (s->slot + k) % n;
 		struct pull *p = &s->pulls[i];

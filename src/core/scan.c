@@ -24,7 +24,7 @@ static void walk_slot(void *arg, struct map_slot slot)
 		.client = name_at(w->e, l->name),
 		.token = l->token,
 		.remaining_ns = l->end_ns - w->now->slow_ns,
-		.held_ns = w->now->slow_ns - l->since_ns,
+		.held_ns = lease_held_ns(l, w->now),
 		.node = l->node,
 	};
 	w->each(w->arg, &item);

@@ -247,7 +247,7 @@ static void absent(struct engine *e, struct op *op)
 {
 	if (op->goal == GOAL_READ)
 		op_retry_later(e, op);
-	else if (op->goal == GOAL_RELEASE && op->was_live && is_unchanged(e, op))
+	else if (op->goal == GOAL_RELEASE && op->was_live && !op->voided && is_unchanged(e, op))
 		release_send(
 			e, op, op->uid, op->b, op->base_op); /* a majority has to be sealed too */
 	else

@@ -355,7 +355,7 @@ int options_file(
 		r = read_line(f, prefix, line, why, why_bytes);
 		if (r == 0)
 			break;
-		if (r > 0)
+		if (r == 1)
 			r = file_line(table, prefix, line, number, seen, into, why, why_bytes);
 	}
 	if (r == 0 && ferror(f)) {

@@ -268,10 +268,10 @@ static enum run fail_unknown(struct request *rq)
 void text_add(struct buf *b, const char *format, ...)
 {
 	enum { MAX = 1024 };
+	va_list ap;
 	char *to = (char *)buf_reserve(b, MAX);
 	if (to == NULL)
 		return;
-	va_list ap;
 	va_start(ap, format);
 	int n = vsnprintf(to, MAX, format, ap);
 	va_end(ap);

@@ -200,7 +200,7 @@ static struct msg make_msg(struct drive *d, uint8_t type)
 	if (type == MSG_PREPARE || type == MSG_ACCEPT || (type == MSG_RELEASE && flags & 1))
 		m.b = (struct version){pick_uid(d).n, flags & 4 ? 0x1002 : 0x1001, flags >> 4};
 	if (type == MSG_ACCEPT && flags & 8)
-		m.remaining_ns = flags * 500 * MS;
+		m.remaining_ns = UINT64_C(500) * flags * MS;
 	if (type == MSG_EXTEND && flags & 1)
 		m.uid = (struct ballot){0};
 	if (type == MSG_READ || type == MSG_EXTEND)
@@ -220,7 +220,7 @@ static struct sync_entry make_entry(struct drive *d)
 	struct sync_entry s = {.key = pick_key(d),
 		.flags = flags & SYNC_FLAGS_ALL & ~SYNC_GONE,
 		.maxn = pick_n(d) & BALLOT_MAX,
-		.remaining_ns = (1 + (flags >> 4)) * 500 * MS};
+		.remaining_ns = UINT64_C(500) * (1U + (flags >> 4)) * MS};
 	if (flags & SYNC_SHADOW) {
 		s.flags = SYNC_SHADOW;
 		return s;

@@ -14,6 +14,7 @@ void swarm_choose(struct world *w)
 	s->midcrash_ppm = some(w, chance(w, 200000) ? 5000 : 300);
 	s->quick_starts = chance(w, 500000);
 	s->orderly_ppm = some(w, 1000000);
+	s->boot_ppm = some(w, 1000000);
 	s->narrow_ppm = some(w, chance(w, 300000) ? 1000000 : 100000);
 	s->vote_type = chance(w, 500000) ? (uint8_t)(1 + below(w, MSG_TYPE_MAX - 1)) : 0;
 	s->vote_crash_ppm = some(w, chance(w, 200000) ? 50000 : 1000);

@@ -293,6 +293,12 @@ void node_first_boot(struct world *w, unsigned id)
 	node_control(w, id);
 }
 
+static void boot(struct world *w, struct node *n)
+{
+	n->slow.at = n->fast.at = n->mclk.at = w->now;
+	n->slow.own = n->fast.own = n->mclk.own = 1 + below(w, SEC);
+}
+
 void node_start(struct world *w, unsigned id)
 {
 	struct node *n = &w->node[id];
@@ -304,6 +310,8 @@ void node_start(struct world *w, unsigned id)
 	if (n->has_file)
 		n->durable_n = n->loaded_n;
 	node_wake(w, id);
+	if (chance(w, w->swarm.boot_ppm))
+		boot(w, n);
 	change_load(w, id, file);
 	begin(w, id);
 	change_start(w, id);

@@ -146,6 +146,7 @@ struct swarm {
 	unsigned give_up_ppm, cancel_ppm, mistake_ppm, crash_client_ppm, idempotent_ppm;
 	uint32_t ttl_ms; /* longest lease asked for */
 	unsigned read_percent;
+	unsigned boot_ppm;    /* of the starts: the machine was booted, its clocks begin anew */
 	unsigned orderly_ppm; /* of the nodes that end right after a vote or an answer: stopped */
 	bool heirs;           /* who writes over a value holds the lock from then on */
 	unsigned writers;     /* clients that only read and write over what others hold */

@@ -98,8 +98,8 @@ static void step(struct fixture *f, unsigned id, const struct event *ev)
 {
 	static struct effects fx;
 	struct fixture_node *n = &f->node[id];
-	n->time.slow_ns = f->now_ns;
-	n->time.fast_ns = f->now_ns + n->suspended_ns;
+	n->time.slow_ns = f->now_ns - n->booted_ns;
+	n->time.fast_ns = n->time.slow_ns + n->suspended_ns;
 	n->time.wall_us = f->wall_us + f->now_ns / 1000;
 	engine_step(n->engine, &n->time, ev, &fx);
 	carry_out(f, id, &fx);
@@ -111,8 +111,8 @@ static void start_node(struct fixture *f, unsigned id)
 	n->memory_bytes = engine_memory_bytes(&n->cfg);
 	assert_true(n->memory_bytes > 0);
 	n->memory = fixture_memory(n->memory_bytes);
-	n->time.slow_ns = f->now_ns;
-	n->time.fast_ns = f->now_ns + n->suspended_ns;
+	n->time.slow_ns = f->now_ns - n->booted_ns;
+	n->time.fast_ns = n->time.slow_ns + n->suspended_ns;
 	n->time.wall_us = f->wall_us + f->now_ns / 1000;
 	n->engine = engine_init(&n->cfg, &n->time, n->memory, n->memory_bytes);
 	n->down = n->paused = false;
@@ -260,13 +260,25 @@ void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n)
 	step(f, id, &(struct event){.type = EV_STATUS, .status = {NODE_ACTIVE, floor_n}});
 }
 
-void fixture_resync(struct fixture *f, unsigned id)
+static void come_back(struct fixture *f, unsigned id)
 {
 	const struct engine_config *c = &f->node[id].cfg;
-	fixture_crash(f, id);
 	fixture_restart(f, id);
 	fixture_run_ms(f, engine_restart_wait_ns(c->attempt_ms, c->drift_ppm) / NS_PER_MS + 1);
 	fixture_status(f, id, NODE_RESYNC);
+}
+
+void fixture_resync(struct fixture *f, unsigned id)
+{
+	fixture_crash(f, id);
+	come_back(f, id);
+}
+
+void fixture_reboot(struct fixture *f, unsigned id)
+{
+	fixture_crash(f, id);
+	f->node[id].booted_ns = f->now_ns;
+	come_back(f, id);
 }
 
 struct engine_members fixture_members(const struct fixture *f, unsigned id)
@@ -452,7 +464,7 @@ uint64_t fixture_op(struct fixture *f, unsigned id, struct op_request r)
 {
 	r.tag = f->next_tag++;
 	r.hash = hash_bytes(r.key);
-	r.asked_fast_ns = f->now_ns;
+	r.asked_fast_ns = f->now_ns - f->node[id].booted_ns;
 	if (r.client.len == 0)
 		r.client = bytes_str("tester");
 	step(f, id, &(struct event){.type = EV_OP, .op = r});

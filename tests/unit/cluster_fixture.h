@@ -34,6 +34,7 @@ struct fixture_node {
 	bool paused;    /* mail waits, time goes on */
 	unsigned moves; /* changes of the configuration so far: nodes that differ in it do not talk
 			 */
+	uint64_t booted_ns;    /* where its clocks begin */
 	uint64_t suspended_ns; /* how long its machine was: counted by the fast clock only */
 	unsigned ceilings;     /* FX_CEILING so far */
 	uint64_t ceiling_n;    /* the last one */
@@ -86,6 +87,8 @@ void fixture_restart(struct fixture *f, unsigned id);
 void fixture_activate(struct fixture *f, unsigned id, uint64_t floor_n);
 /* Crash and restart, wait T_wait, and ask the others (NODE_RESYNC). */
 void fixture_resync(struct fixture *f, unsigned id);
+/* The same, and its clocks begin anew. */
+void fixture_reboot(struct fixture *f, unsigned id);
 /* This node acts by another configuration from now on, and talks to those that do so too. */
 void fixture_config(struct fixture *f, unsigned id, const struct engine_members *m);
 /* The configuration after this one: @joined and @departed, 0: nobody. */

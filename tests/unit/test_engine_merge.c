@@ -141,12 +141,152 @@ static void healed_in_the_middle_of_a_merge(void **state)
 	fixture_free(f);
 }
 
+static void four(struct engine_config *c)
+{
+	three(c);
+	c->n_masters = 4;
+}
+
+static void cut_off(struct fixture *f, unsigned id, bool cut)
+{
+	for (unsigned other = 1; other <= f->n; other++)
+		if (other != id)
+			fixture_cut(f, id, other, cut);
+}
+
+static void go(struct fixture *f, struct engine_members *m, uint8_t departed)
+{
+	*m = fixture_next(m, 0, departed);
+	fixture_config_all(f, m);
+	fixture_until_in_sync(f, m);
+}
+
+/* The clock of a machine that is booted begins anew, so what it is told of was granted at a time
+ * before zero: before every change all the same. Three of four release the lock; it does not come
+ * back from the fourth. */
+static void lock_older_than_the_machine(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(4, four);
+	struct engine_members m = fixture_members(f, 1);
+	assert_int_equal(lock(f, 1, "a", "x", 60000), OUT_OK);
+	fixture_run_ms(f, 20000);
+	fixture_reboot(f, 4);
+	fixture_run_ms(f, 300);
+	assert_int_equal(fixture_stats(f, 4).leases, 1);
+	uint64_t tag = fixture_read(f, 4, "a", false);
+	assert_true(fixture_result(f, tag)->r.held_ns >= 20000 * UINT64_C(1000000));
+	cut_off(f, 4, true);
+	assert_int_equal(fixture_outcome(f, fixture_release(f, 1, "a", "x")), OUT_OK);
+	assert_int_equal(lock(f, 2, "a", "y", 60000), OUT_OK);
+	assert_int_equal(fixture_outcome(f, fixture_release(f, 2, "a", "y")), OUT_OK);
+	cut_off(f, 4, false);
+	go(f, &m, 1);
+	go(f, &m, 2);
+	fixture_missed(f, 3);
+	fixture_run_ms(f, 3000);
+	assert_int_equal(fixture_stats(f, 3).leases, 0);
+	assert_int_equal(fixture_stats(f, 4).leases, 0);
+	fixture_free(f);
+}
+
+/* i is held by 1, 2 and 4; 4, rebooted, is told of a rival, so that its i is a SHADOW, and when the
+ * masters change once more it must not take that for something which these reports have made. */
+static void shadow_older_than_the_machine(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(5, five);
+	struct engine_members m = fixture_members(f, 1);
+	fixture_lose(f, 1, 3, MSG_TRYLOCK);
+	fixture_lose(f, 1, 3, MSG_CONFIRM);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "a", "i", 10000)), OUT_OK);
+	fixture_let_go(f);
+	fixture_run_ms(f, 5000);
+	fixture_lose_reply(f, 3, 4, MSG_SYNC);
+	fixture_reboot(f, 4);
+	fixture_run_ms(f, 300);
+	fixture_lose(f, 1, 3, MSG_EXTEND);
+	fixture_lose(f, 1, 5, MSG_EXTEND);
+	assert_int_equal(fixture_outcome(f, fixture_extend(f, 1, "a", "i", 60000)), OUT_OK);
+	fixture_let_go(f);
+	fixture_run_ms(f, 6000);
+	assert_int_equal(fixture_stats(f, 5).leases, 0);
+	fixture_lose(f, 3, 0, MSG_TRYLOCK);
+	(void)fixture_lock(f, 3, "a", "j", 2000);
+	m = fixture_next(&m, 0, 3); /* 5 is late, 4 has no link with 2 */
+	for (unsigned id = 1; id <= 4; id++)
+		fixture_config(f, id, &m);
+	fixture_link(f, 4, 2, false);
+	fixture_run_ms(f, 2500);
+	assert_int_equal(fixture_stats(f, 4).synced_epoch, 2);
+	assert_int_equal(fixture_stats(f, 4).shadows, 1);
+	fixture_let_go(f);
+	m = fixture_next(&m, 0, 1);
+	for (unsigned id = 1; id <= 5; id++)
+		if (id != 3)
+			fixture_config(f, id, &m);
+	f->node[5].moves = f->node[4].moves;
+	for (unsigned id = 1; id <= 2; id++)
+		for (unsigned other = 4; other <= 5; other++) {
+			fixture_link(f, id, other, false);
+			fixture_cut(f, id, other, true);
+		}
+	fixture_link(f, 4, 5, true);
+	fixture_lose(f, 5, 4, MSG_SYNC);
+	fixture_run_ms(f, 1000);
+	fixture_let_go(f);
+	fixture_run_ms(f, 1000);
+	assert_int_equal(fixture_stats(f, 4).shadows, 1);
+	assert_int_not_equal(lock(f, 4, "a", "k", 1000), OUT_OK);
+	fixture_free(f);
+}
+
+static bool lose_what_ends_at_4(struct fixture *f, uint8_t from, uint8_t to, const struct msg *m)
+{
+	(void)f;
+	(void)from;
+	return to == 4 && (m->type == MSG_RELEASE || m->type == MSG_CONFIRM);
+}
+
+/* A thread that stood still votes for a lock that is over, and hears of two changes, all at one
+ * reading of its clock: the vote is one of before. */
+static void vote_and_two_changes_at_once(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(4, four);
+	struct engine_members one_less = fixture_members(f, 1), two_less;
+	fixture_delay(f, 1, 4, MSG_TRYLOCK);
+	f->lose = lose_what_ends_at_4;
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "a", "x", 60000)), OUT_OK);
+	assert_int_equal(fixture_outcome(f, fixture_release(f, 1, "a", "x")), OUT_OK);
+	one_less = fixture_next(&one_less, 0, 1);
+	two_less = fixture_next(&one_less, 0, 2);
+	for (unsigned id = 1; id <= 3; id++)
+		fixture_config(f, id, &one_less);
+	for (unsigned id = 1; id <= 3; id++)
+		fixture_config(f, id, &two_less);
+	f->lose = NULL;
+	fixture_let_go(f);
+	assert_int_equal(fixture_stats(f, 4).promises, 1);
+	fixture_config(f, 4, &one_less);
+	fixture_config(f, 4, &two_less);
+	fixture_link(f, 3, 4, true);
+	fixture_run_ms(f, 1500);
+	fixture_resync(f, 3);
+	fixture_run_ms(f, 300);
+	assert_int_equal(fixture_outcome(f, fixture_extend(f, 3, "a", "x", 60000)), OUT_NOTFOUND);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(joiner_that_votes_with_nothing),
 		cmocka_unit_test(settled_and_not_voting),
 		cmocka_unit_test(healed_in_the_middle_of_a_merge),
+		cmocka_unit_test(lock_older_than_the_machine),
+		cmocka_unit_test(shadow_older_than_the_machine),
+		cmocka_unit_test(vote_and_two_changes_at_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
