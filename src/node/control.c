@@ -70,7 +70,9 @@ static void fatal(void *arg, const char *reason)
 
 static void outdated(void *arg, const char *reason)
 {
-	voting_outdated(arg, reason);
+	struct node *n = arg;
+	struct clocks now = clocks(n);
+	voting_outdated(n, reason, &now);
 }
 
 static void learn(void *arg, const struct membership *config)

@@ -162,7 +162,7 @@ void voting_init(struct node *n, const struct clocks *now);
 void voting_role(struct node *n, const struct membership *was, const struct clocks *now);
 void voting_serve(struct node *n, const struct clocks *now);
 /* A peer knows a later life of this node than its state file. */
-void voting_outdated(struct node *n, const char *reason);
+void voting_outdated(struct node *n, const char *reason, const struct clocks *now);
 uint64_t voting_wait_ns(const struct node *n, const struct clocks *now);
 /* All slots of all shards are in sync with the masters of this epoch; 0: not all are. */
 uint64_t voting_synced_epoch(const struct node *n);

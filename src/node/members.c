@@ -28,6 +28,20 @@ static void note_addrs(struct members *m)
 	}
 }
 
+void members_abstain(struct members_register *reg)
+{
+	reg->promised = abstention;
+}
+
+static void begin_to_abstain(struct members *m)
+{
+	m->forgetful = true;
+	if (members_abstains(m))
+		return;
+	members_abstain(&m->reg);
+	m->dirty = true;
+}
+
 void members_init(struct members *m, const struct members_config *cfg, uint64_t now_ns)
 {
 	CHECK(cfg->self != 0 && cfg->attempt_ms != 0);
@@ -43,10 +57,8 @@ void members_init(struct members *m, const struct members_config *cfg, uint64_t 
 	m->peers[m->self].epoch = m->current.epoch;
 	/* An earlier life may not have got to know what it needs, see remember(). */
 	m->forgetful = cfg->forgetful || members_abstains(m);
-	if (cfg->forgetful && !members_abstains(m)) {
-		m->reg.promised = abstention;
-		m->dirty = true;
-	}
+	if (cfg->forgetful)
+		begin_to_abstain(m);
 	members_see_ballot(m, m->reg.promised);
 	members_see_ballot(m, m->reg.accepted_at);
 	note_addrs(m);
@@ -84,6 +96,16 @@ static void tell_all(struct members *m, uint64_t now_ns)
 	m->news_ns = now_ns + NEWS_INTERVAL_MS * MS_NS;
 }
 
+/* Nothing follows a configuration of this node alone without its vote: that was of a former life,
+ * which it does not know. */
+static bool is_news_of_its_own(const struct members *m, const struct membership *config)
+{
+	const struct membership *c = &m->reg.committed;
+	bool alone = c->n_masters == 1 && c->masters[0].id == m->self;
+	return alone && (m->reg.accepted.epoch != config->epoch ||
+				!membership_same(&m->reg.accepted, config));
+}
+
 void members_adopt(struct members *m, uint64_t now_ns, const struct membership *config, bool mine)
 {
 	struct membership *c = &m->reg.committed;
@@ -94,6 +116,7 @@ void members_adopt(struct members *m, uint64_t now_ns, const struct membership *
 		by = m->reg.accepted.epoch != 0 && membership_same(&m->reg.accepted, config)
 			     ? m->reg.accepted_at.node
 			     : m->rival;
+	m->forgetful |= is_news_of_its_own(m, config);
 	change_committed(m, now_ns, config, mine, by != m->self ? by : 0);
 	if (config->masters_epoch != c->masters_epoch)
 		for (unsigned node = 1; node < NODES; node++)
@@ -101,7 +124,7 @@ void members_adopt(struct members *m, uint64_t now_ns, const struct membership *
 	/* Ballots are those of one change: all that was said about the last one is void. */
 	m->reg = (struct members_register){.committed = *config};
 	if (m->forgetful)
-		m->reg.promised = abstention;
+		members_abstain(&m->reg);
 	m->dirty = true;
 	m->seen_n = 0;
 	m->rival = 0;
@@ -355,6 +378,12 @@ void members_progress(
 	if (synced_epoch > m->merged[m->self])
 		m->merged[m->self] = synced_epoch;
 	tell_all(m, now_ns);
+	members_go_on(m, now_ns);
+}
+
+void members_forget(struct members *m, uint64_t now_ns)
+{
+	begin_to_abstain(m);
 	members_go_on(m, now_ns);
 }
 

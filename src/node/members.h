@@ -53,6 +53,8 @@ struct members_peer {
 struct members; /* members.c; members_bytes() large, no pointers to the outside */
 
 size_t members_bytes(void);
+/* @reg is that of a node which has lost it (members_config.forgetful): for the first write. */
+void members_abstain(struct members_register *reg);
 void members_init(struct members *m, const struct members_config *cfg, uint64_t now_ns);
 
 /* ---- what happens ---- */
@@ -68,6 +70,8 @@ void members_learn(struct members *m, uint64_t now_ns, const struct membership *
  * @synced_epoch (0: not all). */
 void members_progress(
 	struct members *m, uint64_t now_ns, uint64_t moved_epoch, uint64_t synced_epoch);
+/* It has turned out that the register is not that of the last life of this node. */
+void members_forget(struct members *m, uint64_t now_ns);
 /* For texts only. */
 void members_slots(struct members *m, uint8_t node, uint16_t slots_in_sync);
 void members_tick(struct members *m, uint64_t now_ns);

@@ -390,7 +390,8 @@ bool members_change(const struct members *m, uint16_t *ret_step, uint16_t *ret_s
 
 bool members_take_result(struct members *m, char error[MEMBERS_ERROR_MAX_BYTES])
 {
-	if (!m->change.over || members_blocked(m))
+	/* That it is done is said when it is durable; that it failed, also while the disk does. */
+	if (!m->change.over || (m->change.error[0] == '\0' && members_blocked(m)))
 		return false;
 	m->change.over = false;
 	(void)snprintf(error, MEMBERS_ERROR_MAX_BYTES, "%s", m->change.error);

@@ -209,6 +209,16 @@ static int first_configuration(struct node *n, char *why, size_t why_bytes)
 	/* A file may have been lost. A cluster of this node alone has nobody who could know better:
 	 * what it may have promised is over with the leases that it may have granted. */
 	n->forgetful = !n->self.first_boot && !alone;
+	if (n->forgetful)
+		members_abstain(&n->state.reg);
+	if (alone && n->has_file && !n->self.first_boot && c->join[0] == '\0')
+		return fail(-ENOENT, why, why_bytes,
+			"%s is not there, and a cluster of this node alone has nobody to ask what "
+			"was in it. If it has never run, say --new-cluster. If nodes were added to "
+			"it since, name one of them: --join HOST:PORT. If it was alone, wait for "
+			"its "
+			"longest lease (--max-lease), then say --new-cluster",
+			n->file.path);
 	if (n->has_file && master && !n->self.first_boot)
 		log_warn("%s is not there: waiting as after a loss of memory (a first boot of a "
 			 "new cluster says --new-cluster)",

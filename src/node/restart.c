@@ -35,6 +35,16 @@ void restart_distrust(struct restart *r)
 		r->kind = RESTART_EMPTY;
 }
 
+bool restart_changed(struct restart *r)
+{
+	bool first = r->kind == RESTART_FIRST_BOOT && r->status != NODE_ACTIVE;
+	if (r->status != NODE_ACTIVE)
+		restart_distrust(r);
+	if (first)
+		r->kind = RESTART_EMPTY;
+	return first;
+}
+
 /* Nothing at or below the floor is granted, and the ceiling is durable above it before the first
  * vote. Writing it also takes back that the node stopped in good order. */
 static enum restart_action vote_above(

@@ -56,5 +56,8 @@ enum restart_action restart_next(
 	struct restart *r, const struct restart_news *news, uint64_t *ret_n);
 /* A peer knows a later life of this node than the one that its state file tells of. */
 void restart_distrust(struct restart *r);
+/* The masters are others now. What this start claims to be they all had to confirm, and who knew
+ * better may have departed. True: it was to be a first boot. */
+bool restart_changed(struct restart *r);
 /* On the slow clock: when restart_next() may say something else, if nothing happens before. */
 uint64_t restart_due_ns(const struct restart *r);

@@ -299,13 +299,15 @@ static void become_master(struct node *n, const struct clocks *now)
 		(unsigned long long)n->self.config.epoch);
 }
 
-static void stay_master(struct node *n)
+static void stay_master(struct node *n, const struct clocks *now)
 {
 	n->restart.alone = n->self.config.n_masters == 1;
-	if (n->restart.kind != RESTART_FIRST_BOOT || n->restart.status == NODE_ACTIVE)
+	if (n->restart.status != NODE_ACTIVE)
+		n->self.after_inc = 0;
+	if (!restart_changed(&n->restart))
 		return;
 	n->self.first_boot = false;
-	n->restart.kind = RESTART_EMPTY;
+	members_forget(n->members, now->mclk);
 	log_warn("not the first boot: this cluster has changed since; waiting as after a loss of "
 		 "memory");
 }
@@ -321,7 +323,7 @@ void voting_role(struct node *n, const struct membership *was, const struct cloc
 		if (before != ROLE_MASTER || again)
 			become_master(n, now);
 		else
-			stay_master(n);
+			stay_master(n, now);
 		return;
 	}
 	if (before == n->role)
@@ -335,11 +337,12 @@ void voting_role(struct node *n, const struct membership *was, const struct cloc
 		log_info("this node %s from now on", what);
 }
 
-void voting_outdated(struct node *n, const char *reason)
+void voting_outdated(struct node *n, const char *reason, const struct clocks *now)
 {
 	if (n->role != ROLE_MASTER || n->restart.kind != RESTART_CLEAN ||
 		n->restart.status == NODE_ACTIVE)
 		return;
 	log_warn("%s: waiting as after a loss of memory", reason);
 	restart_distrust(&n->restart);
+	members_forget(n->members, now->mclk); /* it is an old copy in this, too */
 }

@@ -51,14 +51,19 @@ void shard_step(struct shard *s, const struct event *ev)
 
 /* ---- mail ---- */
 
+static void set_status(struct shard *s, const struct mail_status *to)
+{
+	uint8_t state = shard_state(s);
+	s->status = *to;
+	if (shard_state(s) != state)
+		s->state_at = s->now.mclk;
+}
+
 static void status_told(struct shard *s, const struct mail_status *told)
 {
 	/* The same again brings news of progress, or of time. */
 	bool change = told->status != s->status.status || told->floor_n != s->status.floor_n;
-	uint8_t state = shard_state(s);
-	s->status = *told;
-	if (shard_state(s) != state)
-		s->state_at = s->now.mclk;
+	set_status(s, told);
 	if (!change)
 		return;
 	s->progress_told = false;
@@ -94,6 +99,11 @@ static void config_told(struct shard *s, const struct membership *told)
 	struct event ev = {.type = EV_CONFIG, .members = members_of(s)};
 	shard_step(s, &ev);
 	peers_config_changed(s);
+	/* A master that begins anew does so by itself; it is told how to go on. */
+	struct engine_stats stats;
+	engine_stats(s->engine, &stats);
+	if (stats.status != s->status.status)
+		set_status(s, &(struct mail_status){.status = (uint8_t)stats.status});
 	put_u64(mailbox_put(s->mail, control_thread(s), MAIL_CONFIG_DONE, sizeof(uint64_t)),
 		told->epoch);
 }

@@ -304,7 +304,8 @@ int membership_decode(struct bytes *rest, struct membership *ret)
 	m.attempt_ms = get_u32(p + 28);
 	m.drift_ppm = get_u32(p + 32);
 	take_off(&left, FIXED_BYTES);
-	if (get_u16(p + 22) != 0 || m.n_masters > MASTERS_MAX || m.n_replicas > REPLICAS_MAX)
+	if (m.epoch > EPOCH_MAX || get_u16(p + 22) != 0 || m.n_masters > MASTERS_MAX ||
+		m.n_replicas > REPLICAS_MAX)
 		return -EBADMSG;
 	if (take_list(&left, m.masters, m.n_masters) != 0 ||
 		take_list(&left, m.replicas, m.n_replicas) != 0 || !membership_valid(&m))

@@ -9,6 +9,9 @@
 #include "base/bytes.h"
 #include "base/limits.h"
 
+/* What is believed of others: the epochs that follow do not overflow. */
+#define EPOCH_MAX (UINT64_C(1) << 62)
+
 enum {
 	MEMBER_ADDR_MAX_BYTES = 95, /* "HOST:PORT" of a peer port */
 	/* One configuration, encoded. */

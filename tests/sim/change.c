@@ -259,13 +259,15 @@ static void move(struct world *w, unsigned id)
 	node_step(w, id, &ev, -1);
 	if (w->over || !n->up)
 		return;
-	if (!is_master(w, id))
+	if (!is_master(w, id)) {
 		n->restart.status = NODE_NONMEMBER;
-	bool joins = !was || membership_since(&m, (uint8_t)id) > old;
-	if (!is_master(w, id) || !joins)
-		return;
-	memset(n->maxn, 0, sizeof n->maxn); /* what it had is thrown away */
-	node_joins(w, id);
+	} else if (!was || membership_since(&m, (uint8_t)id) > old) {
+		memset(n->maxn, 0, sizeof n->maxn); /* what it had is thrown away */
+		node_joins(w, id);
+	} else {
+		n->after_life = 0;
+		(void)restart_changed(&n->restart);
+	}
 }
 
 static void carry_out(struct world *w, unsigned id)

@@ -159,6 +159,8 @@ static void shake_hands(struct world *w, unsigned id, unsigned peer)
 		TRACE(w, "%u does not believe the state file of %u", peer, id);
 		n->after_life = 0;
 		restart_distrust(&n->restart);
+		if (w->churn)
+			members_forget(n->members, n->time.fast_ns);
 	}
 	*seen = n->life;
 }

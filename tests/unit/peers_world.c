@@ -18,6 +18,7 @@ struct engine *engine_init(
 {
 	struct engine *e = mem;
 	e->hlc = cfg->start_n;
+	e->stats.status = NODE_QUARANTINE;
 	return e;
 }
 
@@ -35,6 +36,8 @@ void engine_step(
 		assert_true(e->seen_n < SEEN_MAX);
 		e->seen[e->seen_n++] = *ev;
 	}
+	if (ev->type == EV_STATUS)
+		e->stats.status = ev->status.status;
 	if (ev->type == EV_TICK || (ev->type == EV_MSG && e->chatty) ||
 		(ev->type == EV_CONFIG && e->eager))
 		while (fx->n < EFFECTS_MAX && e->queue_n > 0)

@@ -122,7 +122,7 @@ static void test_config_msg_at_its_limits_survives(void **state)
 		.accepted_at = {BALLOT_MAX, 255},
 		.config = config,
 	};
-	m.config.epoch = m.config.masters_epoch = UINT64_MAX;
+	m.config.epoch = m.config.masters_epoch = EPOCH_MAX;
 	m.config.n_masters = MASTERS_MAX;
 	m.config.n_replicas = REPLICAS_MAX;
 	for (unsigned i = 0; i < MASTERS_MAX; i++) {

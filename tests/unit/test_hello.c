@@ -106,8 +106,8 @@ static void test_hello_survives_the_wire(void **state)
 	struct hello largest = sample;
 	struct membership *m = &largest.config;
 	*m = (struct membership){
-		.epoch = UINT64_MAX,
-		.masters_epoch = UINT64_MAX,
+		.epoch = EPOCH_MAX,
+		.masters_epoch = EPOCH_MAX,
 		.joined = 255,
 		.n_masters = MASTERS_MAX,
 		.n_replicas = REPLICAS_MAX,

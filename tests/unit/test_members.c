@@ -284,6 +284,66 @@ static void test_members_forgetful_does_not_trust_a_minority(void **state)
 	assert_silent(1);
 }
 
+/* What the first write of a node that has lost its register holds: a crash after it changes
+ * nothing. */
+static void test_members_abstains_from_its_first_write_on(void **state)
+{
+	(void)state;
+	struct members_register reg;
+	struct config_msg msg = request(CONFIG_PREPARE, 5, 2);
+	world(3, 0, 3);
+	w.disk[1] = (struct members_register){.committed = config_of(3, 0)};
+	members_abstain(&w.disk[1]);
+	boot(1, false);
+	assert_false(members_wants_write(w.m[1], &reg));
+	link_nodes(1, 2, true);
+	drop_all(1);
+	tell(1, 2, &msg);
+	assert_silent(1);
+}
+
+/* Its register has turned out to be an old one. */
+static void test_members_forgets_what_it_believed(void **state)
+{
+	(void)state;
+	struct members_register reg;
+	struct config_msg msg = request(CONFIG_PREPARE, 5, 2);
+	world(3, 0, 3);
+	members_forget(w.m[1], w.now_ns);
+	assert_true(members_wants_write(w.m[1], &reg));
+	save(1);
+	drop_all(1);
+	tell(1, 2, &msg);
+	assert_silent(1);
+	boot(1, false);
+	link_nodes(1, 2, true);
+	drop_all(1);
+	tell(1, 2, &msg);
+	assert_silent(1);
+}
+
+/* A cluster of one has grown, and its first node has lost that: what follows its configuration
+ * needed its vote, so it may have voted in later changes as well. */
+static void test_members_alone_and_voted_out_of_its_memory(void **state)
+{
+	(void)state;
+	struct config_msg msg = request(CONFIG_PREPARE, 5, 2);
+	world(1, 0, 3);
+	begin(1, "\1\2\3", NULL);
+	settle();
+	assert_result(1, "");
+	w.disk[1] = (struct members_register){.committed = config_of(1, 0)};
+	boot(1, false);
+	link_nodes(1, 2, true);
+	link_nodes(2, 1, true);
+	settle();
+	msg.epoch = members_current(w.m[1])->epoch;
+	assert_int_equal(msg.epoch, 3);
+	tell(1, 2, &msg);
+	save(1);
+	assert_silent(1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -297,6 +357,9 @@ int main(void)
 		cmocka_unit_test(test_members_few_messages_wait_for_a_node),
 		cmocka_unit_test(test_members_forgetful_abstains_once),
 		cmocka_unit_test(test_members_forgetful_does_not_trust_a_minority),
+		cmocka_unit_test(test_members_abstains_from_its_first_write_on),
+		cmocka_unit_test(test_members_forgets_what_it_believed),
+		cmocka_unit_test(test_members_alone_and_voted_out_of_its_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, world_end);
 }

@@ -414,6 +414,23 @@ static void test_members_known_by_several_names(void **state)
 	assert_string_equal(membership_find(members_current(w.m[1]), 1)->addr, "host2:7501");
 }
 
+/* The disk takes nothing any more: that is an answer, too. */
+static void test_members_fails_without_a_disk(void **state)
+{
+	(void)state;
+	char error[MEMBERS_ERROR_MAX_BYTES] = "";
+	struct members_register reg;
+	world(3, 0, 3);
+	begin(1, "\1\2", NULL);
+	for (unsigned i = 0; i < 600; i++) {
+		w.now_ns += 100 * MS;
+		members_tick(w.m[1], w.now_ns);
+		(void)members_wants_write(w.m[1], &reg); /* and it is never written */
+	}
+	assert_true(members_take_result(w.m[1], error));
+	assert_non_null(strstr(error, "NOQUORUM"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -434,6 +451,7 @@ int main(void)
 		cmocka_unit_test(test_members_errors_of_setnodes),
 		cmocka_unit_test(test_members_its_own_address),
 		cmocka_unit_test(test_members_known_by_several_names),
+		cmocka_unit_test(test_members_fails_without_a_disk),
 	};
 	return cmocka_run_group_tests(tests, NULL, world_end);
 }

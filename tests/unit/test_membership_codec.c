@@ -42,8 +42,8 @@ static struct membership with_replicas(void)
 static struct membership largest(void)
 {
 	struct membership m = {
-		.epoch = UINT64_MAX,
-		.masters_epoch = UINT64_MAX,
+		.epoch = EPOCH_MAX,
+		.masters_epoch = EPOCH_MAX,
 		.joined = 255,
 		.n_masters = MASTERS_MAX,
 		.n_replicas = REPLICAS_MAX,
@@ -423,6 +423,8 @@ static void test_membership_decode_keeps_every_bound(void **state)
 		unsigned bytes;
 		uint64_t v;
 	} wrong[] = {
+		{0, 8, UINT64_MAX},
+		{0, 8, EPOCH_MAX + 1}, /* epoch */
 		{8, 8, 0},
 		{8, 8, 4},
 		{8, 8, UINT64_MAX}, /* masters_epoch */

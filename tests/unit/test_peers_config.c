@@ -496,6 +496,26 @@ static void test_shard_config_passes_mail_on(void **state)
 	node_fini(&n);
 }
 
+/* A master that has missed its own removal begins anew by itself when it hears of it. That it shall
+ * ask the others, it was told before that; it is told again, and that is news to its engine. */
+static void test_shard_config_begins_anew(void **state)
+{
+	struct node n;
+	node_init(&n, 1, 1);
+	struct engine *e = engine_of(&n, 0);
+	struct mail_status asks = {.status = NODE_RESYNC};
+	control_mail(&n, 0, MAIL_STATUS, &asks, sizeof asks);
+	node_loops(&n, 1);
+	e->stats.status = NODE_QUARANTINE;
+	tell_config(&n, 0, EPOCH + 1);
+	control_mail(&n, 0, MAIL_STATUS, &asks, sizeof asks);
+	node_loops(&n, 1);
+	assert_int_equal(last_event(&n, 0)->type, EV_STATUS);
+	assert_int_equal(last_event(&n, 0)->status.status, NODE_RESYNC);
+	assert_int_equal(e->stats.status, NODE_RESYNC);
+	node_fini(&n);
+}
+
 static bool progress_came(struct node *n, struct mail_progress *ret)
 {
 	node_loops(n, 1);
@@ -575,6 +595,7 @@ int main(void)
 		T(test_peers_config_messages_are_sent),
 		T(test_peers_config_tell_what_a_replica_is),
 		T(test_shard_config_passes_mail_on),
+		T(test_shard_config_begins_anew),
 		T(test_shard_config_reports_progress),
 	};
 	log_set_level(LOG_ERROR);

@@ -55,6 +55,29 @@ static void test_restart_times_are_those_of_the_protocol(void **state)
 		UINT64_C(86400000) * MS * 5 / 4 + 100 * SEC);
 }
 
+/* The masters that are left cannot vouch for what one that has departed had to. */
+static void test_restart_claims_nothing_when_the_masters_change(void **state)
+{
+	(void)state;
+	struct restart clean = start(RESTART_CLEAN), first = start(RESTART_FIRST_BOOT);
+	struct restart_news news = at(6 * SEC);
+	uint64_t n = 1;
+	news.all_heard = true;
+	assert_false(restart_changed(&clean));
+	assert_int_equal(restart_next(&clean, &news, &n), RESTART_WAIT);
+	assert_true(restart_changed(&first));
+	assert_int_equal(restart_next(&first, &news, &n), RESTART_WAIT);
+	assert_false(restart_changed(&first));
+	/* Who votes has settled it. */
+	clean = start(RESTART_CLEAN);
+	assert_int_equal(restart_next(&clean, &news, &n), RESTART_VOTE);
+	assert_false(restart_changed(&clean));
+	assert_int_equal(clean.status, NODE_ACTIVE);
+	first = start(RESTART_FIRST_BOOT);
+	assert_int_equal(restart_next(&first, &news, &n), RESTART_VOTE);
+	assert_false(restart_changed(&first));
+}
+
 static void test_restart_asks_after_t_wait_and_votes_when_in_sync(void **state)
 {
 	(void)state;
@@ -225,6 +248,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_restart_times_are_those_of_the_protocol),
+		cmocka_unit_test(test_restart_claims_nothing_when_the_masters_change),
 		cmocka_unit_test(test_restart_asks_after_t_wait_and_votes_when_in_sync),
 		cmocka_unit_test(test_restart_votes_without_the_others_after_the_quarantine),
 		cmocka_unit_test(test_restart_without_a_file_has_the_wall_clock_for_a_floor),

@@ -167,10 +167,10 @@ static void test_state_file_extremes_round_trip(void **state)
 	(void)state;
 	struct state s = {
 		.node = 255,
-		.reg = {.committed = largest(UINT64_MAX - 1),
+		.reg = {.committed = largest(EPOCH_MAX - 1),
 			.promised = {BALLOT_MAX, 255},
 			.accepted_at = {BALLOT_MAX, 255},
-			.accepted = largest(UINT64_MAX)},
+			.accepted = largest(EPOCH_MAX)},
 		.ceiling_n = BALLOT_MAX,
 		.inc = UINT64_MAX,
 		.clean = true,
