@@ -30,7 +30,9 @@ static void add_report(struct lease *l, unsigned by)
 		l->reports += (uint8_t)by;
 }
 
-/* The same instance is known here: for how long, and which value. */
+/* The same instance is known here: for how long, which value, and whether it is a lock. That it is
+ * one its coordinator need not know, if somebody has adopted it (simulator, seed 20001495: its
+ * ABORT took away what the masters of before had confirmed). */
 static uint32_t merge_same(
 	struct engine *e, uint64_t hash, uint32_t ref, const struct sync_entry *s)
 {
@@ -44,7 +46,10 @@ static uint32_t merge_same(
 	if (ref == 0)
 		return 0;
 	l = lease_at(e, ref);
-	if (lease_is_visible(l) && (l->end_ns > long_ns || version_cmp(lease_vb(e, l), vb) != 0))
+	bool seen = lease_is_visible(l);
+	if ((l->flags & LEASE_UNCONFIRMED) && !(s->flags & (SYNC_SHADOW | SYNC_UNCONFIRMED)))
+		lease_confirm(e, hash, ref);
+	if (seen && (l->end_ns > long_ns || version_cmp(lease_vb(e, l), vb) != 0))
 		log_changed(e, hash, l);
 	return ref;
 }

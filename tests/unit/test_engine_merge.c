@@ -278,6 +278,40 @@ static void vote_and_two_changes_at_once(void **state)
 	fixture_free(f);
 }
 
+/* An attempt that its coordinator gave up, on all three; somebody adopts it on two of them. The
+ * third hears so when the masters change, and its coordinator has no say any more. */
+static void adopted_before_the_change(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(4, three);
+	struct engine_members m = fixture_members(f, 1);
+	fixture_lose_reply(f, 0, 4, MSG_TRYLOCK);
+	fixture_lose(f, 4, 0, MSG_ABORT);
+	fixture_lose(f, 0, 4, MSG_QUERY);
+	assert_int_not_equal(lock(f, 4, "a", "x", 60000), OUT_OK);
+	assert_int_equal(fixture_stats(f, 3).promises, 1);
+	fixture_lose(f, 1, 3, MSG_EXTEND);
+	fixture_lose(f, 1, 3, MSG_CONFIRM);
+	uint64_t tag = fixture_op(f, 1,
+		(struct op_request){.kind = OP_LOCK,
+			.key = bytes_str("a"),
+			.value = bytes_str("x"),
+			.ttl_ms = 60000,
+			.has_ttl = true,
+			.idempotent = true});
+	fixture_run_ms(f, 10);
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	fixture_let_go(f);
+	assert_int_equal(fixture_stats(f, 2).promises, 0);
+	assert_int_equal(fixture_stats(f, 3).promises, 1);
+	go(f, &m, 1);
+	go(f, &m, 2);
+	fixture_run_ms(f, 5000); /* it is an old promise now: it asks its coordinator */
+	assert_int_equal(fixture_stats(f, 3).promises, 0);
+	assert_int_equal(lock(f, 4, "a", "y", 1000), OUT_HELD);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -287,6 +321,7 @@ int main(void)
 		cmocka_unit_test(lock_older_than_the_machine),
 		cmocka_unit_test(shadow_older_than_the_machine),
 		cmocka_unit_test(vote_and_two_changes_at_once),
+		cmocka_unit_test(adopted_before_the_change),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
