@@ -291,7 +291,6 @@ void voting_init(struct node *n, const struct clocks *now)
 static void become_master(struct node *n, const struct clocks *now)
 {
 	n->self.first_boot = false;
-	n->self.after_inc = 0;
 	begin_restart(n, RESTART_JOINED, now);
 	log_info(
 		"this node is a master from configuration %llu on: it votes when it knows what the "
@@ -302,8 +301,6 @@ static void become_master(struct node *n, const struct clocks *now)
 static void stay_master(struct node *n, const struct clocks *now)
 {
 	n->restart.alone = n->self.config.n_masters == 1;
-	if (n->restart.status != NODE_ACTIVE)
-		n->self.after_inc = 0;
 	if (!restart_changed(&n->restart))
 		return;
 	n->self.first_boot = false;
@@ -339,8 +336,7 @@ void voting_role(struct node *n, const struct membership *was, const struct cloc
 
 void voting_outdated(struct node *n, const char *reason, const struct clocks *now)
 {
-	if (n->role != ROLE_MASTER || n->restart.kind != RESTART_CLEAN ||
-		n->restart.status == NODE_ACTIVE)
+	if (n->role != ROLE_MASTER || n->restart.status == NODE_ACTIVE)
 		return;
 	log_warn("%s: waiting as after a loss of memory", reason);
 	restart_distrust(&n->restart);
