@@ -177,7 +177,7 @@ int handshake_check(const struct identity *self, const struct hello *h, uint8_t 
 			": start it without --new-cluster (then it asks the others what it "
 			"has forgotten), or give it a new id",
 			h->node);
-	if (h->after_inc != 0 && seen != 0 && seen != h->inc && seen != h->after_inc)
+	if (h->after_inc != 0 && seen > h->after_inc && seen != h->inc)
 		return refuse(why, why_bytes,
 			OLD_FORMAT ": it has run again since the stop that the file tells of",
 			h->node);

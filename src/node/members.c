@@ -9,6 +9,8 @@ enum { NEWS_INTERVAL_MS = 500 };
 
 /* Promised durably by who abstains: as if to a proposer that never comes. */
 static const struct change_ballot abstention = {BALLOT_MAX, NODE_ID_MAX};
+/* And knows by now which decisions those are: this one, and no later one. */
+static const struct change_ballot last_abstention = {BALLOT_MAX, NODE_ID_MAX - 1};
 
 size_t members_bytes(void)
 {
@@ -36,7 +38,7 @@ void members_abstain(struct members_register *reg)
 static void begin_to_abstain(struct members *m)
 {
 	m->forgetful = true;
-	if (members_abstains(m))
+	if (ballot_compare(m->reg.promised, abstention) == 0)
 		return;
 	members_abstain(&m->reg);
 	m->dirty = true;
@@ -56,7 +58,7 @@ void members_init(struct members *m, const struct members_config *cfg, uint64_t 
 	m->peers[m->self].linked = true;
 	m->peers[m->self].epoch = m->current.epoch;
 	/* An earlier life may not have got to know what it needs, see remember(). */
-	m->forgetful = cfg->forgetful || members_abstains(m);
+	m->forgetful = cfg->forgetful || ballot_compare(m->reg.promised, abstention) == 0;
 	if (cfg->forgetful)
 		begin_to_abstain(m);
 	members_see_ballot(m, m->reg.promised);
@@ -74,7 +76,7 @@ int ballot_compare(struct change_ballot a, struct change_ballot b)
 
 bool members_abstains(const struct members *m)
 {
-	return ballot_compare(m->reg.promised, abstention) == 0;
+	return m->reg.promised.n == BALLOT_MAX;
 }
 
 void members_see_ballot(struct members *m, struct change_ballot b)
@@ -147,9 +149,15 @@ static void remember(struct members *m)
 	unsigned heard = 0;
 	if (!m->forgetful)
 		return;
-	for (unsigned i = 0; i < c->n_masters; i++)
-		heard += c->masters[i].id != m->self && m->peers[c->masters[i].id].epoch != 0;
+	for (unsigned i = 0; i < c->n_masters; i++) {
+		uint64_t told = m->peers[c->masters[i].id].epoch;
+		heard += c->masters[i].id != m->self && told != 0 && told <= c->epoch;
+	}
 	m->forgetful = heard < plan_majority(c);
+	if (m->forgetful || !members_abstains(m))
+		return;
+	m->reg.promised = last_abstention;
+	m->dirty = true;
 }
 
 /* Who abstains can still be one of those who have to know the next configuration: that decides

@@ -105,6 +105,16 @@ static int random_words(uint64_t *to, size_t n)
 
 /* ---- parts ---- */
 
+/* Of two lives of a node the later one has the greater incarnation, so that peers can tell an old
+ * copy of a state file from one of a life that they have missed. @after: what the file tells. */
+static uint64_t incarnation(uint64_t after, uint64_t random)
+{
+	enum { RANDOM_BITS = 10 };
+	random &= (1U << RANDOM_BITS) - 1;
+	uint64_t now = (node_wall_n() << RANDOM_BITS) | random;
+	return now > after ? now : after + 1 + random;
+}
+
 static int init_identity(struct node *n, char *why, size_t why_bytes)
 {
 	const struct config *c = &n->cfg;
@@ -116,7 +126,7 @@ static int init_identity(struct node *n, char *why, size_t why_bytes)
 		.node = (uint8_t)c->id,
 		.status = NODE_NONMEMBER,
 		.threads = (uint16_t)c->threads,
-		.inc = words[0] == 0 ? 1 : words[0],
+		.inc = incarnation(0, words[0]),
 	};
 	memcpy(n->self.cluster, c->cluster, sizeof n->self.cluster);
 	(void)snprintf(n->self.peer_addr, sizeof n->self.peer_addr, "%s", c->peer_advertise);
@@ -179,6 +189,7 @@ static int load_state(struct node *n, char *why, size_t why_bytes)
 		return r;
 	n->file_loaded = true;
 	n->self.after_inc = found.clean ? found.inc : 0;
+	n->self.inc = n->state.inc = incarnation(found.inc, n->self.inc);
 	n->loaded_ceiling_n = found.ceiling_n;
 	n->state.ceiling_n = found.ceiling_n;
 	n->state.reg = found.reg;

@@ -292,19 +292,20 @@ static void become_master(struct node *n, const struct clocks *now)
 {
 	n->self.first_boot = false;
 	begin_restart(n, RESTART_JOINED, now);
+	/* What the shards were told before is no news any more. */
+	tell_status(n, NODE_QUARANTINE, 0, 0);
 	log_info(
 		"this node is a master from configuration %llu on: it votes when it knows what the "
 		"others hold",
 		(unsigned long long)n->self.config.epoch);
 }
 
-static void stay_master(struct node *n, const struct clocks *now)
+static void stay_master(struct node *n)
 {
 	n->restart.alone = n->self.config.n_masters == 1;
 	if (!restart_changed(&n->restart))
 		return;
 	n->self.first_boot = false;
-	members_forget(n->members, now->mclk);
 	log_warn("not the first boot: this cluster has changed since; waiting as after a loss of "
 		 "memory");
 }
@@ -320,7 +321,7 @@ void voting_role(struct node *n, const struct membership *was, const struct cloc
 		if (before != ROLE_MASTER || again)
 			become_master(n, now);
 		else
-			stay_master(n, now);
+			stay_master(n);
 		return;
 	}
 	if (before == n->role)

@@ -96,6 +96,7 @@ static void config_told(struct shard *s, const struct membership *told)
 {
 	peers_close_frames(s);
 	s->cfg.members = *told;
+	s->progress_told = false;
 	struct event ev = {.type = EV_CONFIG, .members = members_of(s)};
 	shard_step(s, &ev);
 	peers_config_changed(s);

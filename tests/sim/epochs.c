@@ -50,7 +50,13 @@ unsigned epochs_in_force(const struct world *w, struct force ret[NODES_MAX])
 
 bool epochs_stuck(const struct world *w, unsigned more)
 {
-	const struct shape *c = &w->epoch[w->top_epoch];
+	/* One that only nodes knew which have lost their files has to be decided again (31001928).
+	 */
+	uint64_t known = 0;
+	for (unsigned id = 1; id <= w->nodes; id++)
+		if (w->node[id].reg.committed.epoch > known)
+			known = w->node[id].reg.committed.epoch;
+	const struct shape *c = &w->epoch[known];
 	unsigned lost = 0;
 	for (unsigned id = 1; id <= w->nodes; id++) {
 		const struct node *n = &w->node[id];

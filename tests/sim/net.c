@@ -154,7 +154,7 @@ static void shake_hands(struct world *w, unsigned id, unsigned peer)
 {
 	struct node *n = &w->node[id];
 	uint32_t *seen = &w->node[peer].seen[id];
-	bool old = n->after_life != 0 && *seen != 0 && *seen != n->life && *seen != n->after_life;
+	bool old = n->after_life != 0 && *seen > n->after_life && *seen != n->life;
 	if (old) {
 		TRACE(w, "%u does not believe the state file of %u", peer, id);
 		n->after_life = 0;

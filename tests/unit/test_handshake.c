@@ -298,6 +298,11 @@ static void test_handshake_a_stop_in_good_order_has_to_be_the_last_one(void **st
 	hello.inc = 444;
 	assert_int_equal(check(), -EPROTO);
 	assert_string_equal(why, sentence);
+	/* Not so if it is a life between that was not seen here. */
+	hello.after_inc = 400;
+	assert_int_equal(check(), 0);
+	hello.after_inc = 222;
+	assert_int_equal(check(), -EPROTO);
 
 	struct hello no;
 	handshake_refusal(&us, 1, why, &no);

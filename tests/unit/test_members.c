@@ -344,6 +344,59 @@ static void test_members_alone_and_voted_out_of_its_memory(void **state)
 	assert_silent(1);
 }
 
+static void carry(unsigned from, unsigned to)
+{
+	struct config_msg msg;
+	uint8_t id;
+	while (members_take_message(w.m[from], &id, &msg))
+		if (id == to)
+			members_receive(w.m[to], w.now_ns, (uint8_t)from, &msg);
+}
+
+/* The second master of a cluster has accepted that it is one, and dies before it learns that it is
+ * so. It abstains from that decision alone: had it to abstain from the next one as well, two
+ * masters could never change again. */
+static void test_members_joiner_dies_before_it_learns(void **state)
+{
+	(void)state;
+	world(1, 0, 1);
+	w.disk[2] = (struct members_register){.committed = config_of(1, 0)};
+	boot(2, true);
+	link_nodes(1, 2, true);
+	link_nodes(2, 1, true);
+	settle();
+	begin(1, "\1\2", NULL);
+	for (unsigned k = 0; k < 20 && w.disk[2].accepted.epoch == 0; k++) {
+		save(1);
+		carry(1, 2);
+		save(2);
+		if (w.disk[2].accepted.epoch == 0)
+			carry(2, 1);
+	}
+	assert_int_equal(w.disk[2].accepted.epoch, 2);
+	carry(2, 1);
+	save(1);
+	assert_int_equal(w.disk[1].committed.epoch, 2);
+	assert_int_equal(w.disk[2].committed.epoch, 1);
+	down(2);
+	boot(2, false);
+	members_learn(w.m[2], w.now_ns, &w.disk[1].committed);
+	link_nodes(1, 2, true);
+	link_nodes(2, 1, true);
+	settle();
+	assert_result(1, "");
+	w.disk[3] = (struct members_register){.committed = w.disk[1].committed};
+	boot(3, true);
+	for (unsigned id = 1; id <= 2; id++) {
+		link_nodes(3, id, true);
+		link_nodes(id, 3, true);
+	}
+	settle();
+	begin(1, "\1\2\3", NULL);
+	settle();
+	assert_result(1, "");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -357,6 +410,7 @@ int main(void)
 		cmocka_unit_test(test_members_few_messages_wait_for_a_node),
 		cmocka_unit_test(test_members_forgetful_abstains_once),
 		cmocka_unit_test(test_members_forgetful_does_not_trust_a_minority),
+		cmocka_unit_test(test_members_joiner_dies_before_it_learns),
 		cmocka_unit_test(test_members_abstains_from_its_first_write_on),
 		cmocka_unit_test(test_members_forgets_what_it_believed),
 		cmocka_unit_test(test_members_alone_and_voted_out_of_its_memory),
