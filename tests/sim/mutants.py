@@ -18,7 +18,7 @@ EVENTS = 20000
 # Found within a few seeds, one or two of each part of the protocol: what a quick test looks for.
 FEW = ("trylock-overwrites", "vote-twice", "release-any", "extend-minority", "update-sticky",
        "promise-expires", "restart-votes", "sync-one", "quarantine-none", "clean-always",
-       "heal-never", "heal-answers", "clock-wall", "clock-slow", "waiter-stays", "gate-off",
+       "heal-never", "heal-answers", "clock-wall", "clock-fast", "waiter-stays", "gate-off",
        "quorum-fixed", "epoch-ignored", "merge-none", "joiner-votes",
        "copy-lease-anew")
 FEW_RUNS = 200
