@@ -53,6 +53,7 @@ struct node {
 	char peer_addr[ADDR_TEXT_BYTES];
 	struct identity self;
 	uint64_t seed;
+	uint64_t cid; /* random: what ballots of all its shards are made unique by */
 
 	struct io_clock clock; /* of the control thread */
 	struct state_file file;

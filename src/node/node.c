@@ -109,19 +109,20 @@ static int random_words(uint64_t *to, size_t n)
  * copy of a state file from one of a life that they have missed. @after: what the file tells. */
 static uint64_t incarnation(uint64_t after, uint64_t random)
 {
-	enum { RANDOM_BITS = 10 };
-	random &= (1U << RANDOM_BITS) - 1;
-	uint64_t now = (node_wall_n() << RANDOM_BITS) | random;
-	return now > after ? now : after + 1 + random;
+	uint64_t low = (random & UINT32_MAX) | 1; /* never 0, whatever the wall clock says */
+	uint64_t now = ((node_wall_n() / 1000000) << 32) | low;
+	uint64_t next = after + 1 + low;
+	return now > after || next < after ? now : next;
 }
 
 static int init_identity(struct node *n, char *why, size_t why_bytes)
 {
 	const struct config *c = &n->cfg;
-	uint64_t words[2];
-	if (random_words(words, 2) != 0)
+	uint64_t words[3];
+	if (random_words(words, 3) != 0)
 		return fail(-EIO, why, why_bytes, "no random numbers from the kernel");
 	n->seed = words[1];
+	n->cid = words[2];
 	n->self = (struct identity){
 		.node = (uint8_t)c->id,
 		.status = NODE_NONMEMBER,

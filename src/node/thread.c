@@ -81,7 +81,7 @@ static struct shard_config shard_config_of(struct shard_thread *t)
 				.max_leases = share_of_keys(c->max_leases, c->threads),
 				.max_ops = MAX_OPS,
 				.max_waiters_per_key = MAX_WAITERS_PER_KEY,
-				.cid = hash_mix(n->self.inc, index + 1),
+				.cid = hash_mix(n->cid, index + 1),
 				.seed = hash_mix(n->seed, index + 1),
 				.ceiling_n = n->state.ceiling_n,
 				.start_n = n->start_n,
