@@ -228,8 +228,7 @@ static int first_configuration(struct node *n, char *why, size_t why_bytes)
 			"%s is not there, and a cluster of this node alone has nobody to ask what "
 			"was in it. If it has never run, say --new-cluster. If nodes were added to "
 			"it since, name one of them: --join HOST:PORT. If it was alone, wait for "
-			"its "
-			"longest lease (--max-lease), then say --new-cluster",
+			"its longest lease (--max-lease), then say --new-cluster",
 			n->file.path);
 	if (n->has_file && master && !n->self.first_boot)
 		log_warn("%s is not there: waiting as after a loss of memory (a first boot of a "
