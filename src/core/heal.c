@@ -10,7 +10,10 @@
 
 #include "core/internal.h"
 
-enum { LATER_PARTS = 4 }; /* HEAL_LATER: T_att over this; most of what was missed is gone by then */
+enum {
+	LATER_PARTS = 4, /* HEAL_LATER: T_att over this; most of what was missed is gone by then */
+	TRIES = 8,       /* of which each is twice as much later: about a minute */
+};
 
 static struct heal *heal_at(const struct engine *e, uint32_t ref)
 {
@@ -226,6 +229,8 @@ static void ask(struct engine *e, struct heal *h, enum heal_state state)
 	h->asked = e->links_up;
 	h->answered = 0;
 	h->reports = 0;
+	h->unsaid = false;
+	resync_merge_first(e, slot_of(e, h->hash));
 	if (count_bits(h->asked) < e->blocking) {
 		give_up_for_now(e, h);
 		return;
@@ -289,6 +294,19 @@ static void restored(struct engine *e, struct heal *h, const struct sync_entry *
 	heal_free(e, h);
 }
 
+/* Not all could tell: their slot, too, may have to be merged before they can. Who makes a change
+ * does not wait for that. */
+static bool ask_later(struct engine *e, struct heal *h)
+{
+	if (h->state != HEAL_CHECK || !h->unsaid || ++h->tries == TRIES)
+		return false;
+	e->heals_of_merge -= h->of_merge;
+	h->of_merge = false;
+	h->state = HEAL_LATER;
+	again_at(e, h, e->now.slow_ns + (e->attempt_ns / LATER_PARTS << h->tries));
+	return true;
+}
+
 static bool waits_for_answers(const struct heal *h)
 {
 	return h->state == HEAL_CHECK || h->state == HEAL_ASK;
@@ -313,7 +331,8 @@ void heal_answer(struct engine *e, unsigned from_index, const struct msg *m)
 		checked(e, h, &s);
 	else if (holds)
 		restored(e, h, &s);
-	if (waits_for_answers(h) && h->answered == h->asked)
+	h->unsaid |= m->verdict == VERDICT_RESYNC;
+	if (waits_for_answers(h) && h->answered == h->asked && !ask_later(e, h))
 		give_up(e, h);
 }
 
@@ -337,7 +356,8 @@ static void heal_due(struct engine *e, struct heal *h)
 		break;
 	case HEAL_CHECK:
 	case HEAL_ASK:
-		give_up_for_now(e, h); /* too few have answered */
+		if (!ask_later(e, h))
+			give_up_for_now(e, h); /* too few have answered */
 		break;
 	case HEAL_FREE:
 		CHECK(false);

@@ -304,6 +304,8 @@ struct heal {
 	uint16_t asked, answered;
 	uint8_t state;
 	uint8_t reports; /* CHECK */
+	uint8_t tries;   /* CHECK */
+	bool unsaid;     /* CHECK: somebody could not tell */
 	bool of_pass;
 	bool of_merge;
 };
@@ -357,6 +359,7 @@ struct engine {
 	bool slot_merged[SLOTS_MAX]; /* in sync with the masters' last change, once it votes */
 	uint16_t slots_mine, slots_voting, slots_merged;
 	uint16_t next_merge, next_forget, next_sync, next_heal; /* slots to be taken up next */
+	uint16_t merge_first;                                   /* before next_merge, or NO_SLOT */
 	bool at_leisure;        /* nobody waits for what is being asked about: others come first */
 	bool discard;           /* what slots hold that do not vote is no word of a master */
 	bool merging;           /* slots that vote and are not merged are to be asked about */
@@ -408,7 +411,11 @@ struct engine {
 	struct engine_stats stats;
 };
 
-enum { NO_MASTER = 0xff, ROUND_MASK = 0x7fffffff /* the top bit of `req` marks probes */ };
+enum {
+	NO_MASTER = 0xff,
+	NO_SLOT = 0xffff,
+	ROUND_MASK = 0x7fffffff /* the top bit of `req` marks probes */
+};
 
 /* ---- engine.c ---- */
 struct effect *effect_new(struct engine *e, enum effect_type type);
@@ -595,6 +602,8 @@ void resync_stop(struct engine *e);
 void resync_heal(struct engine *e);
 /* A heal pass could not deal with a key that was missed: another one, a while later. */
 void resync_heal_again(struct engine *e);
+/* Somebody asks for a key of this slot that cannot be told of before it has been merged. */
+void resync_merge_first(struct engine *e, uint16_t slot);
 void resync_answer(struct engine *e, unsigned from_index, const struct msg *m);
 void resync_link(struct engine *e, unsigned index, bool up);
 void resync_ceiling(struct engine *e);

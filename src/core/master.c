@@ -358,12 +358,15 @@ static bool on_read(
 /* Until this master has merged, a lock that a majority of the masters before the change holds may
  * be one that it does not know, and that fewer than a majority holds now: its word denies nothing
  * (simulator, seed 3035: {1,2} of {1,2,3} held, 1 was removed, 3 alone said NOTFOUND). */
-static bool deny_nothing(const struct engine *e, uint64_t hash, struct msg *reply)
+static bool deny_nothing(struct engine *e, uint64_t hash, const struct msg *m, struct msg *reply)
 {
 	bool denies = reply->verdict == VERDICT_ABSENT || reply->verdict == VERDICT_OTHER ||
 		      reply->verdict == VERDICT_MISMATCH;
-	if (denies && !e->slot_merged[slot_of(e, hash)])
-		reply->verdict = VERDICT_RESYNC;
+	if (!denies || e->slot_merged[slot_of(e, hash)])
+		return true;
+	if (reply->verdict == VERDICT_ABSENT)
+		heal_hinted(e, hash, m->key);
+	reply->verdict = VERDICT_RESYNC;
 	return true;
 }
 
@@ -392,9 +395,9 @@ bool master_handle(struct engine *e, uint64_t hash, const struct msg *m, struct 
 	case MSG_ABORT:
 		return on_abort(e, hash, ref, m, reply);
 	case MSG_EXTEND:
-		return on_extend(e, hash, ref, m, reply) && deny_nothing(e, hash, reply);
+		return on_extend(e, hash, ref, m, reply) && deny_nothing(e, hash, m, reply);
 	case MSG_PREPARE:
-		return on_prepare(e, ref, m, reply) && deny_nothing(e, hash, reply);
+		return on_prepare(e, ref, m, reply) && deny_nothing(e, hash, m, reply);
 	case MSG_ACCEPT:
 		return on_accept(e, hash, ref, m, reply);
 	case MSG_READ:

@@ -23,6 +23,7 @@ static void gather(void *arg, struct map_slot entry)
 	struct gathering *g = arg;
 	if (entry.hash < g->from || slot_of(g->e, entry.hash) != g->slot)
 		return;
+	__builtin_prefetch(lease_at(g->e, (uint32_t)entry.value));
 	g->ret[g->n++] = (struct gathered){entry.hash, (uint32_t)entry.value};
 }
 
@@ -232,11 +233,14 @@ bool report_handle(struct engine *e, const struct msg *m, struct msg *reply)
 		.verdict = VERDICT_SYNC};
 	if (m->flags & MSG_COPY)
 		log_keep(e, m->slot);
-	if (!may_tell(e, m) && !MUTANT(SYNC_INACTIVE))
+	if (!may_tell(e, m) && !MUTANT(SYNC_INACTIVE)) {
 		reply->verdict = VERDICT_RESYNC;
-	else if (one_key)
+		if (one_key)
+			resync_merge_first(e, m->slot);
+	} else if (one_key) {
 		report_key(e, m, reply);
-	else
+	} else {
 		report_slot(e, m, reply);
+	}
 	return true;
 }

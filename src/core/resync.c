@@ -26,6 +26,7 @@ void resync_init(struct engine *e)
 	for (unsigned i = 0; i < e->cfg.slots; i++)
 		e->slots_mine += is_mine(e, i);
 	e->resync_due_ns = UINT64_MAX;
+	e->merge_first = NO_SLOT;
 }
 
 static void look_at(struct engine *e, uint64_t at_slow_ns)
@@ -184,6 +185,44 @@ static bool is_taken(const struct engine *e, uint16_t slot)
 	return false;
 }
 
+static bool wants_merge(const struct engine *e, uint16_t slot)
+{
+	return is_mine(e, slot) && slot_votes(e, slot) && !e->slot_merged[slot] &&
+	       !is_taken(e, slot);
+}
+
+void resync_merge_first(struct engine *e, uint16_t slot)
+{
+	if (e->merging && wants_merge(e, slot))
+		e->merge_first = slot;
+}
+
+static void begin_merge(struct engine *e, struct sync *s, uint16_t slot)
+{
+	*s = (struct sync){.state = SYNC_ASKING,
+		.why = SYNC_MERGE,
+		.slot = slot,
+		.due_ns = e->now.slow_ns + e->attempt_ns};
+}
+
+static bool take_merge(struct engine *e, struct sync *s)
+{
+	uint16_t first = e->merge_first;
+	e->merge_first = NO_SLOT;
+	if (first != NO_SLOT && wants_merge(e, first)) {
+		begin_merge(e, s, first);
+		return true;
+	}
+	while (e->next_merge < e->cfg.slots) {
+		uint16_t slot = e->next_merge++;
+		if (!wants_merge(e, slot))
+			continue;
+		begin_merge(e, s, slot);
+		return true;
+	}
+	return false;
+}
+
 /* The next slot that a free place can take up. */
 static bool take_slot(struct engine *e, struct sync *s)
 {
@@ -205,17 +244,8 @@ static bool take_slot(struct engine *e, struct sync *s)
 		}
 		return true;
 	}
-	while (e->merging && e->next_merge < e->cfg.slots) {
-		uint16_t slot = e->next_merge++;
-		if (!is_mine(e, slot) || !slot_votes(e, slot) || e->slot_merged[slot] ||
-			is_taken(e, slot))
-			continue;
-		*s = (struct sync){.state = SYNC_ASKING,
-			.why = SYNC_MERGE,
-			.slot = slot,
-			.due_ns = e->now.slow_ns + e->attempt_ns};
+	if (e->merging && take_merge(e, s))
 		return true;
-	}
 	while (e->forgetting && e->next_forget < e->cfg.slots) {
 		uint16_t slot = e->next_forget++;
 		if (!is_mine(e, slot))

@@ -405,6 +405,10 @@ static void retry(struct engine *e, struct op *op)
 	if (op->kind == OP_UPDATE || op->kind == OP_RELEASE) {
 		if (late)
 			op_finish(e, op, op->maybe || op->was_live ? OUT_UNKNOWN : OUT_BUSY);
+		else if (!op->sent && op->kind == OP_UPDATE) /* put off: one round may do */
+			update_start(e, op);
+		else if (!op->sent)
+			release_start(e, op);
 		else
 			prepare_start(e, op, op->kind == OP_UPDATE ? GOAL_UPDATE : GOAL_RELEASE);
 	} else if (op->kind == OP_READ_QUORUM) {

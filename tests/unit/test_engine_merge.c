@@ -312,6 +312,66 @@ static void adopted_before_the_change(void **state)
 	fixture_free(f);
 }
 
+static bool lose_first_of_each_slot(
+	struct fixture *f, uint8_t from, uint8_t to, const struct msg *m)
+{
+	static bool asked[4][4][64];
+	(void)f;
+	if (m->type != MSG_SYNC || !(m->flags & MSG_MERGE) || asked[from][to][m->slot])
+		return false;
+	asked[from][to][m->slot] = true;
+	return true;
+}
+
+/* Two of three hold a lock when a fourth master is added that takes its time: without the third
+ * there is no majority any more. It need not wait for its turn among the slots. */
+static void missed_by_one_of_three(void **state)
+{
+	(void)state;
+	char key[KEY_BYTES];
+	struct fixture *f = fixture_new(4, three);
+	struct engine_members m = fixture_members(f, 1);
+	key_of_slot(f, f->node[1].cfg.slots - 1U, key);
+	fixture_lose(f, 1, 3, MSG_TRYLOCK);
+	fixture_lose(f, 1, 3, MSG_CONFIRM);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, key, "x", 60000)), OUT_OK);
+	fixture_let_go(f);
+	cut_off(f, 4, true);
+	f->lose = lose_first_of_each_slot;
+	m = fixture_next(&m, 4, 0);
+	for (unsigned id = 1; id <= 3; id++)
+		fixture_config(f, id, &m);
+	(void)fixture_extend(f, 1, key, "x", 60000);
+	fixture_run_ms(f, 500);
+	assert_true(fixture_stats(f, 3).slots_in_sync < fixture_stats(f, 3).slots / 2);
+	assert_int_equal(fixture_outcome(f, fixture_extend(f, 1, key, "x", 60000)), OUT_OK);
+	assert_int_equal(fixture_outcome(f, fixture_release(f, 1, key, "x")), OUT_OK);
+	fixture_free(f);
+}
+
+/* The coordinator that granted a lock needs one round to release it, also where it is the first to
+ * hear of a change and has to wait for the others: for two rounds the third of them would have to
+ * know the lock. */
+static void released_while_the_masters_change(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(4, three);
+	struct engine_members m = fixture_members(f, 1);
+	fixture_lose(f, 1, 3, MSG_TRYLOCK);
+	fixture_lose(f, 1, 3, MSG_CONFIRM);
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "a", "x", 60000)), OUT_OK);
+	fixture_let_go(f);
+	cut_off(f, 4, true);
+	m = fixture_next(&m, 4, 0);
+	fixture_config(f, 1, &m);
+	uint64_t tag = fixture_release(f, 1, "a", "x");
+	assert_null(fixture_result(f, tag));
+	fixture_config(f, 2, &m);
+	fixture_config(f, 3, &m);
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -322,6 +382,8 @@ int main(void)
 		cmocka_unit_test(shadow_older_than_the_machine),
 		cmocka_unit_test(vote_and_two_changes_at_once),
 		cmocka_unit_test(adopted_before_the_change),
+		cmocka_unit_test(missed_by_one_of_three),
+		cmocka_unit_test(released_while_the_masters_change),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
