@@ -117,12 +117,14 @@ static void check_shown(
 			id, l->token, k, (w->now - i->gone_at) / 1000, (w->now - whole_at) / 1000);
 }
 
-/* Everywhere it goes on for a while, as was known then. */
+/* Everywhere it goes on for a while, as was known then. A master that is down since counts: the
+ * copy may be of what it told, before an EXTEND that the others have (seed 61001598, churn). */
 static bool goes_on(const struct world *w, unsigned k, uint64_t epoch, uint64_t then)
 {
 	for (unsigned id = 1; id <= w->nodes; id++) {
 		const struct node *n = &w->node[id];
-		bool counts = n->up && is_master(w, id) && n->config.epoch == epoch;
+		bool knew = n->up || n->fell_at >= then;
+		bool counts = knew && is_master(w, id) && n->config.epoch == epoch;
 		uint64_t soon = clock_read(&n->slow, w->now) + margin_ns(w);
 		if (counts && (soon > n->shown_end_ns[k] || n->shown_since[k] >= then))
 			return false;

@@ -443,6 +443,7 @@ static void fall(struct world *w, unsigned id, uint64_t away_ns)
 	engine_stats(n->engine, &s);
 	w->sums.healed += s.healed;
 	n->up = false;
+	n->fell_at = w->now;
 	copies_look(w, id);
 	n->timer_gen++;
 	shard_end(w, id);

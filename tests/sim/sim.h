@@ -223,6 +223,7 @@ struct node {
 	struct members *members;                  /* NULL: the configuration does not change */
 	struct shape config;                      /* that the engine acts by */
 	uint64_t moved_at, moving_epoch, move_at; /* since when; the next one, and when */
+	uint64_t fell_at;                         /* the last time */
 	uint64_t settled_epoch, synced_epoch, told_moved, told_synced; /* what was told last */
 	bool heard[NODES_MAX + 1]; /* the engine has it as linked */
 	uint64_t turn_at;
