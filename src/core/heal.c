@@ -142,13 +142,19 @@ static void give_up_for_now(struct engine *e, struct heal *h)
 
 void heal_later(struct engine *e, uint64_t hash, struct bytes key)
 {
-	if (MUTANT(HEAL_NEVER) || e->cfg.n_masters == 1 || heal_of(e, hash) != NULL)
+	if (MUTANT(HEAL_NEVER) || e->cfg.n_masters == 1)
 		return;
-	struct heal *h = heal_new(e, hash, key);
+	struct heal *h = heal_of(e, hash);
+	uint64_t due_ns = e->now.slow_ns + e->attempt_ns / LATER_PARTS;
+	if (h != NULL && (h->state != HEAL_LATER || h->due_ns <= due_ns))
+		return;
+	if (h == NULL)
+		h = heal_new(e, hash, key);
 	if (h == NULL)
 		return;
 	h->state = HEAL_LATER;
-	again_at(e, h, e->now.slow_ns + e->attempt_ns / LATER_PARTS);
+	h->tries = 0;
+	again_at(e, h, due_ns);
 }
 
 void heal_merged(struct engine *e, uint64_t hash, struct bytes key)
@@ -303,6 +309,7 @@ static bool ask_later(struct engine *e, struct heal *h)
 	e->heals_of_merge -= h->of_merge;
 	h->of_merge = false;
 	h->state = HEAL_LATER;
+	h->uid = (struct ballot){0}; /* by then it may be another one */
 	again_at(e, h, e->now.slow_ns + (e->attempt_ns / LATER_PARTS << h->tries));
 	return true;
 }
