@@ -70,8 +70,10 @@ void config_init(struct engine *e)
 void config_link(struct engine *e, uint8_t node, bool up)
 {
 	e->linked[node] = up;
-	if (!up)
+	if (!up) {
 		log_link_down(e, node);
+		turns_link_down(e);
+	}
 	uint8_t index = e->index_of[node];
 	if (index == NO_MASTER || index == e->self_index || node == e->cfg.self)
 		return;
@@ -83,6 +85,7 @@ void config_link(struct engine *e, uint8_t node, bool up)
 		e->links_up &= (uint16_t) ~(1u << index);
 	resync_link(e, index, up);
 	copy_link(e, node, up);
+	e->void_next = 0; /* keys may have another home */
 }
 
 bool config_is_fresh(const struct engine *e)
@@ -181,6 +184,7 @@ void config_tick(struct engine *e)
 			return;
 		struct op *op = op_at(e, e->void_next++);
 		(void)config_renew(e, op);
+		turn_check_home(e, op);
 	}
 	if (e->void_next >= e->ops_touched)
 		e->void_next = UINT32_MAX;

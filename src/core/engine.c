@@ -7,7 +7,7 @@
 /* Where each part lies inside the memory handed over. */
 struct layout {
 	size_t ops, lines, line_map, waiting, aborted_map, leases, names, tombs, heals, heal_map;
-	size_t sync_body, logs, records, followers, bodies, copies, arena, end;
+	size_t turns, turn_map, sync_body, logs, records, followers, bodies, copies, arena, end;
 	size_t op_stride;
 };
 
@@ -39,6 +39,8 @@ static void lay_out(const struct engine_config *cfg, struct layout *l)
 	l->tombs = take(&at, tombs_memory_bytes(tombs_max(cfg), cfg->slots, cfg->threads));
 	l->heals = take(&at, sizeof(struct heal) * cfg->max_ops);
 	l->heal_map = take(&at, map_memory_bytes(cfg->max_ops, cfg->threads));
+	l->turns = take(&at, sizeof(struct turn) * cfg->max_ops);
+	l->turn_map = take(&at, map_memory_bytes(cfg->max_ops, cfg->threads));
 	l->sync_body = take(&at, SYNC_BODY_MAX_BYTES);
 	size_t slots = shard_slots(cfg);
 	l->logs = take(&at, slots * sizeof(struct slot_log));
@@ -133,11 +135,13 @@ struct engine *engine_init(
 		now->slow_ns);
 	map_init(&e->lines, base + l.line_map, cfg->max_ops, cfg->threads);
 	map_init(&e->heal_map, base + l.heal_map, cfg->max_ops, cfg->threads);
+	map_init(&e->turns.map, base + l.turn_map, cfg->max_ops, cfg->threads);
 	map_init(&e->waiting, base + l.waiting, cfg->max_ops, 1);
 	map_init(&e->aborted_map, base + l.aborted_map, ABORTED_MAX, 1);
 	e->line_pool = (struct line *)(void *)(base + l.lines);
 	e->sync_body = base + l.sync_body;
 	e->heals = base + l.heals;
+	e->turns.pool = (struct turn *)(void *)(base + l.turns);
 	e->logs.slots = (struct slot_log *)(void *)(base + l.logs);
 	e->logs.records = (struct log_record *)(void *)(base + l.records);
 	e->logs.followers = base + l.followers;
@@ -147,6 +151,7 @@ struct engine *engine_init(
 	promises_init(e);
 	resync_init(e);
 	heals_init(e);
+	turns_init(e);
 	logs_init(e);
 	copies_init(e);
 	return e;
@@ -266,6 +271,14 @@ static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 		log_follow(e, from, m);
 		return;
 	}
+	if (m->type == MSG_STAND) {
+		turn_stand(e, from, m);
+		return;
+	}
+	if (m->type == MSG_TURN) {
+		turn_called(e, from, m);
+		return;
+	}
 	if (m->type == MSG_REPLY) {
 		uint8_t index = e->index_of[from];
 		if (index == NO_MASTER)
@@ -283,6 +296,8 @@ static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 			heal_answer(e, index, m);
 		else if (m->req_type == MSG_SYNC && !of_key)
 			resync_answer(e, index, m);
+		else if (m->req_type == MSG_STAND)
+			turn_stood(e, from, m);
 		else if (m->req & PROBE_REQ)
 			promise_answer(e, index, m);
 		else
@@ -374,20 +389,23 @@ void engine_step(
 		leases_tick(e);
 		resync_tick(e);
 		heals_tick(e);
+		turns_tick(e);
 		logs_tick(e);
 		copies_tick(e);
 		break;
 	}
 	ops_run(e);
+	turns_run(e);
 }
 
 uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now)
 {
-	if (e->run_head != 0 || config_tick_due(e))
+	if (e->run_head != 0 || e->turns.head != 0 || config_tick_due(e))
 		return 0;
 	uint64_t wait_ns = UINT64_MAX;
 	const uint64_t slow_due[] = {wheel_next_ns(&e->lease_wheel), tombs_next_ns(&e->tombs),
-		e->heals_used == 0 ? UINT64_MAX : wheel_next_ns(&e->heal_wheel), e->resync_due_ns,
+		e->heals_used == 0 ? UINT64_MAX : wheel_next_ns(&e->heal_wheel),
+		e->turns.used == 0 ? UINT64_MAX : wheel_next_ns(&e->turns.wheel), e->resync_due_ns,
 		wheel_next_ns(&e->logs.wheel), copies_next_ns(e)};
 	for (unsigned i = 0; i < sizeof slow_due / sizeof slow_due[0]; i++) {
 		uint64_t d = slow_due[i] == UINT64_MAX     ? UINT64_MAX

@@ -10,6 +10,7 @@
 #include "core/map.h"
 #include "core/replica.h"
 #include "core/tomb.h"
+#include "core/turns.h"
 #include "core/wheel.h"
 #include "wire/sync.h"
 
@@ -202,10 +203,12 @@ struct op {
 				 * RELEASE for the last round of it; and ... */
 	struct ballot base_uid; /* ... UPDATE: the instance */
 	uint64_t backoff_ns;
+	uint64_t place;     /* LOCK WAIT: in line, over all nodes */
 	struct ballot uid;  /* LOCK: this attempt; others: the instance acted on */
 	struct ballot prev; /* LOCK: attempt to be removed in the same message */
 	struct version b;   /* running PREPARE/ACCEPT ballot, or guard */
 	uint8_t refusal;    /* LOCK: best explanation so far, enum outcome */
+	uint8_t home;       /* LOCK, parked: the node that will call it; 0: none */
 	struct answer answers[];
 };
 
@@ -398,6 +401,7 @@ struct engine {
 	struct line *line_pool;
 	uint32_t line_free, lines_touched;
 	uint64_t n_waiters;
+	struct turns turns;
 
 	struct probe probes[PROBES_MAX];
 	uint32_t probe_free;
@@ -732,6 +736,12 @@ void lock_cancel(struct engine *e, struct op *op);
 void lock_voided(struct engine *e, struct op *op);
 void lock_adopted(struct engine *e, struct op *op, enum outcome outcome);
 void lock_next_in_line(struct engine *e, struct op *next, const struct op *left);
+/* Wait for the key, and look again after that time at most. */
+void lock_park(struct engine *e, struct op *op, uint64_t look_again_ns);
+uint64_t lock_wait_until_ns(const struct engine *e, const struct op *op);
+/* Index of the master where those who wait for the key stand, and which breaks ties: the first
+ * reachable one in rendezvous order. Safety never depends on it. */
+unsigned lock_home(const struct engine *e, const struct op *op);
 void try_list_remove(struct engine *e, struct op *op);
 
 /* ---- extend.c ---- */
@@ -775,6 +785,10 @@ static inline struct line *op_line(const struct engine *e, const struct op *op)
 	return &e->line_pool[op->line - 1];
 }
 bool line_is_head(const struct engine *e, const struct op *op);
+/* Of those who want the lock; or NULL. */
+struct op *line_head(const struct engine *e, uint64_t hash, struct bytes key);
+/* Whoever of all nodes is the first that is known of here. */
+void line_call_first(struct engine *e, uint64_t hash, struct bytes key, bool ended);
 /* The key has ended here: wake the head of the line and whoever waits for the release. */
 void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key);
 /* The key is held here now, visibly: wake WAITFOR. */

@@ -23,7 +23,7 @@ void try_list_remove(struct engine *e, struct op *op)
 	op->try_next = op->try_prev = 0;
 }
 
-static uint64_t wait_until_ns(const struct engine *e, const struct op *op)
+uint64_t lock_wait_until_ns(const struct engine *e, const struct op *op)
 {
 	return op->deadline_ns - e->cfg.op_timeout_ms * NS_PER_MS;
 }
@@ -44,7 +44,7 @@ static void queue(struct engine *e, struct op *op)
 	op->round = (op->round + 1) & ROUND_MASK;
 	op->state = OPS_LOCK_QUEUED;
 	op->refusal = OUT_HELD; /* by whoever is ahead, whatever becomes of its own attempt */
-	op_timer(e, op, wait_until_ns(e, op));
+	op_timer(e, op, lock_wait_until_ns(e, op));
 }
 
 static bool head_is_parked(const struct engine *e, const struct line *l)
@@ -69,6 +69,8 @@ void lock_start(struct engine *e, struct op *op)
 		op_finish(e, op, OUT_HELD);
 		return;
 	}
+	if (op->wait)
+		op->place = ballot_next(e);
 	if (op->wait && !line_join(e, op, false)) {
 		op_reply(e, op, OUT_LIMIT)->limit = "waiters of this key";
 		op_free(e, op);
@@ -86,7 +88,7 @@ void lock_start(struct engine *e, struct op *op)
 	}
 }
 
-static void park(struct engine *e, struct op *op, uint64_t look_again_ns)
+void lock_park(struct engine *e, struct op *op, uint64_t look_again_ns)
 {
 	round_reset(e, op);
 	op->round = (op->round + 1) & ROUND_MASK;
@@ -95,8 +97,9 @@ static void park(struct engine *e, struct op *op, uint64_t look_again_ns)
 	if (look_again_ns > POLL_MS * NS_PER_MS)
 		look_again_ns = POLL_MS * NS_PER_MS;
 	look_again_ns += prng_below(&e->prng, look_again_ns / 4 + NS_PER_MS);
-	uint64_t due_ns = e->now.fast_ns + look_again_ns, until_ns = wait_until_ns(e, op);
+	uint64_t due_ns = e->now.fast_ns + look_again_ns, until_ns = lock_wait_until_ns(e, op);
 	op_timer(e, op, due_ns < until_ns ? due_ns : until_ns);
+	turn_wait(e, op);
 }
 
 void lock_next_in_line(struct engine *e, struct op *next, const struct op *left)
@@ -104,7 +107,7 @@ void lock_next_in_line(struct engine *e, struct op *next, const struct op *left)
 	next->state = OPS_LOCK_PARKED;
 	if (left->quorum_seen != 0 && !next->idempotent) {
 		next->refusal = OUT_HELD; /* known without trying */
-		park(e, next, left->ttl_ms * NS_PER_MS);
+		lock_park(e, next, left->ttl_ms * NS_PER_MS);
 	} else {
 		op_run_later(e, next);
 	}
@@ -119,7 +122,7 @@ void lock_attempt(struct engine *e, struct op *op)
 	if (count_bits(mask) < e->majority) {
 		op->refusal = OUT_NOQUORUM;
 		if (op->in_queue && op->sent)
-			park(e, op, POLL_MS * NS_PER_MS);
+			lock_park(e, op, POLL_MS * NS_PER_MS);
 		else
 			op_finish(e, op, OUT_NOQUORUM);
 		return;
@@ -264,9 +267,7 @@ static struct failure explain(struct engine *e, const struct op *op)
 	return f;
 }
 
-/* First reachable master in rendezvous order: who it promised keeps the seat in a split vote. It
- * only breaks ties; safety never depends on it. */
-static unsigned home_of(const struct engine *e, const struct op *op)
+unsigned lock_home(const struct engine *e, const struct op *op)
 {
 	unsigned best = 0;
 	uint64_t best_score = 0;
@@ -307,19 +308,19 @@ static void held(struct engine *e, struct op *op, const struct failure *f)
 	if (op->idempotent && e->now.fast_ns < op->deadline_ns) {
 		op->adopting = true;
 		extend_start(e, op);
-	} else if (!op->wait || e->now.fast_ns >= wait_until_ns(e, op)) {
+	} else if (!op->wait || e->now.fast_ns >= lock_wait_until_ns(e, op)) {
 		give_up(e, op, OUT_HELD);
 	} else if (ended_meanwhile(e, op) || (free_here(e, op) && op->attempts < 3)) {
 		op->state = OPS_LOCK_BACKOFF;
 		op_retry_later(e, op);
 	} else {
-		park(e, op, f->remaining_ns);
+		lock_park(e, op, f->remaining_ns);
 	}
 }
 
 static void try_again(struct engine *e, struct op *op, const struct failure *f)
 {
-	bool keeps_seat = op->answers[home_of(e, op)].verdict == VERDICT_ACK;
+	bool keeps_seat = op->answers[lock_home(e, op)].verdict == VERDICT_ACK;
 	if (f->stale || keeps_seat) {
 		op->prev = op->uid;
 		aborted_remember(e, op->uid.n, op->ttl_ms);
@@ -368,7 +369,7 @@ static void failed(struct engine *e, struct op *op)
 
 	/* A promise on a majority is as good as held for who would adopt it, and for who has time.
 	 */
-	bool has_time = op->wait && op->attempts > 3 && e->now.fast_ns < wait_until_ns(e, op);
+	bool has_time = op->wait && op->attempts > 3 && e->now.fast_ns < lock_wait_until_ns(e, op);
 	bool settled = f.held_by_one || (f.promised_to_one && op->idempotent) ||
 		       (f.in_the_way && has_time);
 	if (f.limit >= e->blocking || settled || e->now.fast_ns >= op->deadline_ns) {
@@ -409,7 +410,7 @@ static void stop_waiting(struct engine *e, struct op *op)
 void lock_timer(struct engine *e, struct op *op)
 {
 	bool waits = op->state == OPS_LOCK_PARKED || op->state == OPS_LOCK_QUEUED;
-	uint64_t end_ns = waits ? wait_until_ns(e, op) : op->deadline_ns;
+	uint64_t end_ns = waits ? lock_wait_until_ns(e, op) : op->deadline_ns;
 	if (op->state == OPS_LOCK_TRY)
 		failed(e, op);
 	else if (e->now.fast_ns >= end_ns)
@@ -459,8 +460,8 @@ void lock_adopted(struct engine *e, struct op *op, enum outcome outcome)
 		op->state = OPS_LOCK_BACKOFF; /* it ended meanwhile */
 		op_retry_later(e, op);
 	} else if (refused) {
-		if (op->wait && e->now.fast_ns < wait_until_ns(e, op))
-			park(e, op, POLL_MS * NS_PER_MS);
+		if (op->wait && e->now.fast_ns < lock_wait_until_ns(e, op))
+			lock_park(e, op, POLL_MS * NS_PER_MS);
 		else
 			give_up(e, op, OUT_HELD);
 	} else {

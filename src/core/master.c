@@ -112,6 +112,8 @@ static bool on_trylock(
 		return true;
 	}
 	reply->verdict = lease_new(e, hash, m) != 0 ? VERDICT_ACK : VERDICT_LIMIT;
+	if (reply->verdict == VERDICT_ACK)
+		turn_taken(e, hash, m->key, m->node);
 	return true;
 }
 

@@ -52,6 +52,9 @@ static void vote(struct engine *e, uint16_t slot, bool knows)
 	e->slot_state[slot] = SLOT_VOTES;
 	e->slots_voting++;
 	log_break(e, slot);
+	/* A pass that was wanted meanwhile waits for all slots (simulator, seed 75000053). */
+	if (e->heal_wanted)
+		look_at(e, e->now.slow_ns);
 	if (MUTANT(MERGE_NONE))
 		knows = true;
 	if (knows || !e->changed || MUTANT(JOINER_VOTES)) {

@@ -105,6 +105,7 @@ void engine_validate(const struct engine *e)
 	wheel_validate(&e->heal_wheel);
 	CHECK(e->heal_wheel.count == e->heals_used);
 	CHECK(e->lease_wheel.count == e->leases.count);
+	turns_validate(e);
 	validate_ops(e);
 	logs_validate(e);
 	copies_validate(e);

@@ -114,6 +114,27 @@ bool line_is_head(const struct engine *e, const struct op *op)
 	return op->in_queue && op_line(e, op)->lock_head == op->index + 1;
 }
 
+struct op *line_head(const struct engine *e, uint64_t hash, struct bytes key)
+{
+	const struct line *l = line_find(e, hash, key);
+	return l == NULL || l->lock_head == 0 ? NULL : op_at(e, l->lock_head - 1);
+}
+
+/* Who stands at another node will be called by that. */
+static bool is_called_here(const struct engine *e, const struct op *head)
+{
+	return head != NULL && head->state == OPS_LOCK_PARKED &&
+	       (head->home == 0 || head->home == e->cfg.self);
+}
+
+void line_call_first(struct engine *e, uint64_t hash, struct bytes key, bool ended)
+{
+	struct op *head = line_head(e, hash, key);
+	bool here = is_called_here(e, head);
+	if (!turn_call_first(e, hash, key, here ? head->place : UINT64_MAX, ended) && here)
+		op_run_later(e, head);
+}
+
 static void run_watchers(struct engine *e, const struct line *l, enum op_kind kind)
 {
 	for (uint32_t i = l->watch_head; i != 0;) {
@@ -128,15 +149,12 @@ static void run_watchers(struct engine *e, const struct line *l, enum op_kind ki
 
 void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key)
 {
-	struct line *l = line_find(e, hash, key);
-	if (l == NULL || MUTANT(WAKE_ENDED_LOST))
+	if (MUTANT(WAKE_ENDED_LOST))
 		return;
-	if (l->lock_head != 0) {
-		struct op *head = op_at(e, l->lock_head - 1);
-		if (head->state == OPS_LOCK_PARKED)
-			op_run_later(e, head);
-	}
-	run_watchers(e, l, OP_WAITRELEASE);
+	line_call_first(e, hash, key, true);
+	const struct line *l = line_find(e, hash, key);
+	if (l != NULL)
+		run_watchers(e, l, OP_WAITRELEASE);
 }
 
 void line_wake_held(struct engine *e, uint64_t hash, struct bytes key)

@@ -77,6 +77,8 @@ static const struct {
 	[MSG_REPLY] = {0, 0},
 	[MSG_FOLLOW] = {0, 0},
 	[MSG_CONFIG] = {WITH_VALUE, 0},
+	[MSG_STAND] = {WITH_KEY, 0},
+	[MSG_TURN] = {WITH_KEY, 0},
 };
 
 void frame_header_encode(uint8_t *p, const struct frame_header *h)
@@ -178,6 +180,7 @@ static bool is_answered(uint8_t type)
 	case MSG_READ:
 	case MSG_SYNC:
 	case MSG_FOLLOW:
+	case MSG_STAND:
 		return true;
 	default:
 		return false;

@@ -13,7 +13,7 @@ enum {
 	MSG_MAX_BYTES = 8192,      /* one encoded message */
 	HELLO_PREFIX_BYTES = 12,   /* magic u64, body length u32 */
 	HELLO_MAX_BYTES = 4096,    /* prefix included */
-	PROTOCOL_VERSION = 3,
+	PROTOCOL_VERSION = 4,
 };
 
 /* Ages and remaining times stay far from where a sum of some of them would wrap. */

@@ -52,7 +52,10 @@ enum msg_type {
 	MSG_FOLLOW, /* a replica: what is new in your log of this slot? op_id: whose log, 0: any;
 		     * cursor: sequence number of the first record it has not had */
 	MSG_CONFIG, /* between control threads: value holds a struct config_msg */
-	MSG_TYPE_MAX = MSG_CONFIG,
+	MSG_STAND,  /* key, n: the place in line of a waiter at this node, 0: nobody waits here;
+		     * remaining_ns: so long it waits. To the key's home (protocol.md 2.9) */
+	MSG_TURN,   /* key: it is free, and the waiter there is the next one */
+	MSG_TYPE_MAX = MSG_TURN,
 };
 
 /* What a master says. Wire values: append only. */

@@ -203,8 +203,10 @@ static struct msg make_msg(struct drive *d, uint8_t type)
 		m.remaining_ns = UINT64_C(500) * flags * MS;
 	if (type == MSG_EXTEND && flags & 1)
 		m.uid = (struct ballot){0};
-	if (type == MSG_READ || type == MSG_EXTEND)
+	if (type == MSG_READ || type == MSG_EXTEND || (type == MSG_STAND && flags & 7))
 		m.n = pick_n(d);
+	if (type == MSG_STAND)
+		m.remaining_ns = UINT64_C(50) * flags * MS;
 	if (type == MSG_SYNC) {
 		m.flags |= flags & 1 ? MSG_ONE_KEY : 0;
 		m.cursor = flags & 2 ? hash_bytes(m.key) : flags & 4 ? pick_n(d) : 0;
@@ -273,10 +275,9 @@ static struct msg make_reply(struct drive *d)
 		.req = s->req,
 		.slot = s->slot,
 		.flags = flags & MSG_FLAGS_ALL & (uint8_t)~MSG_HAS_VALUE};
-	m.req_type = s->type == 0 || s->type >= MSG_REPLY || s->type == MSG_CONFIRM ||
-				     s->type == MSG_QUERY
-			     ? MSG_TRYLOCK
-			     : s->type;
+	bool answered = s->type != 0 && s->type < MSG_REPLY && s->type != MSG_CONFIRM &&
+			s->type != MSG_QUERY;
+	m.req_type = answered || s->type == MSG_STAND ? s->type : MSG_TRYLOCK;
 	m.uid = flags & 32 ? s->uid : pick_uid(d);
 	m.node = 1 + flags % 3;
 	if (flags & 64)
@@ -295,9 +296,10 @@ static void give_msg(struct drive *d)
 {
 	uint8_t b = take(d);
 	bool report = (b & 7) == 7;
-	struct msg m = report  ? make_report(d)
-		       : b & 1 ? make_reply(d)
-			       : make_msg(d, 1 + (b >> 1) % (MSG_REPLY - 1));
+	struct msg m = report      ? make_report(d)
+		       : b & 1     ? make_reply(d)
+		       : b >= 0xf0 ? make_msg(d, b & 2 ? MSG_TURN : MSG_STAND)
+				   : make_msg(d, 1 + (b >> 1) % (MSG_REPLY - 1));
 	if ((m.uid.n | m.prev.n | m.b.n | m.n) > BALLOT_MAX)
 		return;
 	d->buf.len = 0;

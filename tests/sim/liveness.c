@@ -164,6 +164,12 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 	}
 }
 
+/* Names without an entry, and who stood here for as long as it would have waited. */
+static uint64_t kept_bytes(const struct engine *e)
+{
+	return (e->names.count + e->turns.used) * ARENA_UNIT;
+}
+
 static void nothing_left(struct world *w)
 {
 	for (unsigned id = 1; id <= w->nodes && !w->over; id++) {
@@ -175,7 +181,7 @@ static void nothing_left(struct world *w)
 		if (s.ops != 0 || s.waiters != 0 || s.leases != 0 || s.promises != 0 ||
 			s.tombstones != 0 || s.shadows + s.staged + s.resync != 0 || s.healing ||
 			e->heals_used != 0 ||
-			(!w->shard_level && e->arena.used_bytes > e->names.count * ARENA_UNIT))
+			(!w->shard_level && e->arena.used_bytes > kept_bytes(e)))
 			violation(w, RUN_STUCK,
 				"left behind on node %u: %" PRIu64 " operations, %" PRIu64
 				" waiters, %" PRIu64 " leases, %" PRIu64 " promises, %" PRIu64

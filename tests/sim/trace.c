@@ -30,7 +30,8 @@ void trace_line(struct world *w, const char *format, ...)
 const char *msg_name(const struct msg *m)
 {
 	static const char *const names[] = {"?", "TRYLOCK", "RELEASE", "ABORT", "CONFIRM", "QUERY",
-		"EXTEND", "PREPARE", "ACCEPT", "READ", "SYNC", "REPLY", "FOLLOW", "CONFIG"};
+		"EXTEND", "PREPARE", "ACCEPT", "READ", "SYNC", "REPLY", "FOLLOW", "CONFIG", "STAND",
+		"TURN"};
 	return m->type <= MSG_TYPE_MAX ? names[m->type] : names[0];
 }
 

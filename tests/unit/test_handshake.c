@@ -128,7 +128,7 @@ static void test_handshake_remembers_lives_of_voters_only(void **state)
 static void test_handshake_each_difference_is_named(void **state)
 {
 	hello.version = PROTOCOL_VERSION + 1;
-	assert_refused("node 2 speaks peer protocol 4, node 1 speaks 3");
+	assert_refused("node 2 speaks peer protocol 5, node 1 speaks 4");
 	(void)snprintf(hello.cluster, sizeof hello.cluster, "bills");
 	assert_refused("node 2 belongs to cluster \"bills\", node 1 to \"orders\"");
 	hello.node = 1;
