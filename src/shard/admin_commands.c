@@ -157,6 +157,8 @@ enum run hello_command(struct request *rq)
 	}
 	if (name != NULL && !set_name(rq, *name))
 		return RUN_DONE;
+	if (version == 2)
+		op_cancel_all(rq->s, rq->conn);
 	rq->conn->resp3 = version == 3;
 	write_hello(rq);
 	return RUN_DONE;
@@ -164,6 +166,7 @@ enum run hello_command(struct request *rq)
 
 enum run reset_command(struct request *rq)
 {
+	op_cancel_all(rq->s, rq->conn);
 	rq->conn->resp3 = false;
 	rq->conn->name_bytes = 0;
 	rq->conn->name[0] = '\0';

@@ -21,6 +21,7 @@ enum {
 	FAIR_UNFINISHED = 64, /* of one connection, while half of all calls are in use */
 	PENDING_MAX = 16384,  /* replies of one connection not yet in its output */
 	WAITS_MAX = 1024,     /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
+	LINES_MAX = 16384,    /* of one connection: LOCK WAIT ASYNC */
 	WAIT_MAX_MS = 24 * 3600 * 1000,
 	PARTIAL_MAX_MS = 10 * 1000, /* a request must be whole by then */
 	CALLS_CHUNK = 256,
@@ -67,7 +68,7 @@ struct client_conn {
 	uint16_t *busy; /* unfinished commands per hash of the key, 2 * capacity counters */
 	uint32_t slots_cap, head, tail;
 	uint32_t unfinished;
-	uint32_t waits;
+	uint32_t waits, lines;
 	size_t held_bytes; /* in slots */
 	uint64_t opened_mclk, active_mclk, partial_mclk;
 	const char *last_command;
@@ -90,6 +91,7 @@ struct call {
 	uint16_t shard;
 	uint8_t reply; /* enum reply_kind */
 	bool used, resp3, waits, part;
+	bool async;    /* LOCK WAIT ASYNC: a push instead of a slot */
 	bool setnodes; /* the control thread answers, not an engine */
 };
 
@@ -191,9 +193,14 @@ void text_add(struct buf *b, const char *format, ...) __attribute__((format(prin
 struct op_options {
 	uint8_t reply;  /* enum reply_kind */
 	uint64_t token; /* CHECK */
+	bool async;     /* answer QUEUED id, and push the result */
 };
 /* Run @ev->op (key, values, options are set; the rest is filled in here). */
 enum run op_start(struct request *rq, struct event *ev, struct op_options options);
+/* All that waits on this connection with ASYNC leaves its lines. */
+void op_cancel_all(struct shard *s, struct client_conn *conn);
+/* What waits on this connection under that id leaves its line. False: there is no such. */
+bool op_cancel(struct shard *s, struct client_conn *conn, uint64_t id);
 /* OP_READ for each of argv[1..]; the reply is how many are held. */
 enum run op_start_exists(struct request *rq);
 /* NULL: as many are in flight as may be. */
@@ -331,6 +338,7 @@ void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struc
 
 /* ---- handlers: lock_commands.c ---- */
 enum run lock_command(struct request *rq);
+enum run cancel_command(struct request *rq);
 enum run update_command(struct request *rq);
 enum run extend_command(struct request *rq);
 enum run release_command(struct request *rq);

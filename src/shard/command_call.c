@@ -193,6 +193,49 @@ static enum run fail_in_flight(struct request *rq)
 	return RUN_DONE;
 }
 
+/* What a client calls a wait of its connection: never used twice while a call is remembered. */
+static uint64_t async_id(const struct call *call)
+{
+	return (uint64_t)(call->generation & INT32_MAX) << CALL_INDEX_BITS | call->index;
+}
+
+static struct call *call_of_id(const struct clients *c, const struct client_conn *conn, uint64_t id)
+{
+	uint32_t index = (uint32_t)(id & ((1U << CALL_INDEX_BITS) - 1));
+	struct call *call = index < c->n_chunks * CALLS_CHUNK ? call_at(c, index) : NULL;
+	bool is_it = call != NULL && call->used && call->async && call->conn == conn &&
+		     async_id(call) == id;
+	return is_it ? call : NULL;
+}
+
+/* QUEUED goes out before the operation begins, which may end at once. */
+static enum run op_start_async(
+	struct request *rq, struct event *ev, struct op_options options, unsigned shard)
+{
+	struct client_conn *conn = rq->conn;
+	if (!pending_empty(conn))
+		return RUN_WAIT;
+	if (conn->lines == LINES_MAX) {
+		resp_error(rq->out,
+			"LIMIT %d locks waited for on this connection; nothing changed, "
+			"use another connection",
+			LINES_MAX);
+		return RUN_DONE;
+	}
+	struct call *call = call_new(rq->s, conn);
+	if (call == NULL)
+		return fail_in_flight(rq);
+	call->shard = (uint16_t)shard;
+	call->reply = options.reply;
+	call->async = true;
+	conn->lines++;
+	resp_array(rq->out, 2);
+	resp_simple(rq->out, "QUEUED");
+	resp_int(rq->out, (int64_t)async_id(call));
+	op_launch(rq->s, call, ev);
+	return RUN_DONE;
+}
+
 enum run op_start(struct request *rq, struct event *ev, struct op_options options)
 {
 	struct shard *s = rq->s;
@@ -206,6 +249,8 @@ enum run op_start(struct request *rq, struct event *ev, struct op_options option
 	unsigned shard = shard_of_hash(s, op->hash);
 	if (shard != s->cfg.index && mailbox_crowded(s->mail, shard))
 		return RUN_CROWDED;
+	if (options.async)
+		return op_start_async(rq, ev, options, shard);
 	bool waits = may_wait_long(op);
 	if (waits && conn->waits == WAITS_MAX) {
 		resp_error(rq->out,
@@ -297,6 +342,24 @@ static void part_finish(
 	reply_close(s, conn, n, b);
 }
 
+/* NULL: the node stops. */
+static void push_result(struct shard *s, const struct call *was, const struct result *r)
+{
+	struct client_conn *conn = was->conn;
+	size_t bound_bytes = ERROR_MAX_BYTES + (r == NULL ? ERROR_MAX_BYTES : reply_bound_bytes(r));
+	if (conn->closing || !reply_room(s, conn, bound_bytes))
+		return;
+	struct buf *out = &conn->link->out;
+	resp_push(out, 3);
+	resp_bulk_str(out, "lock");
+	resp_int(out, (int64_t)async_id(was));
+	if (r != NULL)
+		reply_result(out, true, was->reply, was->token, r);
+	else
+		reply_draining(out);
+	env_dirty(s->env, conn->link);
+}
+
 static void call_finish(struct shard *s, struct call *call, const struct result *r)
 {
 	struct client_conn *conn = call->conn;
@@ -304,6 +367,11 @@ static void call_finish(struct shard *s, struct call *call, const struct result 
 	call_free(s->clients, call);
 	if (conn == NULL)
 		return;
+	if (was.async) {
+		conn->lines--;
+		push_result(s, &was, r);
+		return;
+	}
 	conn->waits -= was.waits;
 	if (conn->closing)
 		return;
@@ -448,13 +516,45 @@ static void cancel(struct shard *s, unsigned shard, uint64_t tag)
 	put_u64(mailbox_put(s->mail, shard, MAIL_CANCEL, sizeof tag), tag);
 }
 
+static void leave_line(struct shard *s, struct call *call)
+{
+	uint64_t tag = call_tag(s, call);
+	unsigned shard = call->shard;
+	call->conn->lines--;
+	call_free(s->clients, call);
+	cancel(s, shard, tag);
+}
+
+bool op_cancel(struct shard *s, struct client_conn *conn, uint64_t id)
+{
+	struct call *call = call_of_id(s->clients, conn, id);
+	if (call != NULL)
+		leave_line(s, call);
+	return call != NULL;
+}
+
+static struct call *first_in_line(struct client_conn *conn)
+{
+	struct list *at = conn->calls.next;
+	while (!container_of(at, struct call, in_conn)->async)
+		at = at->next;
+	return container_of(at, struct call, in_conn);
+}
+
+void op_cancel_all(struct shard *s, struct client_conn *conn)
+{
+	/* Who leaves a line may give the lock to another wait of this connection. */
+	while (conn->lines > 0)
+		leave_line(s, first_in_line(conn));
+}
+
 void calls_abandon(struct shard *s, struct client_conn *conn)
 {
 	while (!list_empty(&conn->calls)) {
 		struct call *call = container_of(conn->calls.next, struct call, in_conn);
 		uint64_t tag = call_tag(s, call);
 		unsigned shard = call->shard;
-		if (call->waits) {
+		if (call->waits || call->async) {
 			/* No result will come; one under way finds the generation gone. */
 			bool engine = !call->setnodes;
 			call_free(s->clients, call);
@@ -471,7 +571,7 @@ static struct call *first_wait(struct client_conn *conn)
 {
 	for (struct list *at = conn->calls.next; at != &conn->calls; at = at->next) {
 		struct call *call = container_of(at, struct call, in_conn);
-		if (call->waits)
+		if (call->waits || call->async)
 			return call;
 	}
 	return NULL;
@@ -483,17 +583,21 @@ void calls_end_waits(struct shard *s, struct client_conn *conn)
 	while (!conn->closing && (call = first_wait(conn)) != NULL) {
 		uint64_t tag = call_tag(s, call);
 		unsigned shard = call->shard;
-		uint32_t slot = call->slot;
-		bool engine = !call->setnodes;
+		struct call was = *call;
 		call_free(s->clients, call);
-		conn->waits--;
-		if (engine)
+		conn->waits -= was.waits;
+		conn->lines -= was.async;
+		if (!was.setnodes)
 			cancel(s, shard, tag);
 		if (conn->closing)
 			return;
-		struct buf *b = reply_open(s, conn, slot, ERROR_MAX_BYTES);
+		if (was.async) {
+			push_result(s, &was, NULL);
+			continue;
+		}
+		struct buf *b = reply_open(s, conn, was.slot, ERROR_MAX_BYTES);
 		if (b != NULL)
 			reply_draining(b);
-		reply_close(s, conn, slot, b);
+		reply_close(s, conn, was.slot, b);
 	}
 }

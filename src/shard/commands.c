@@ -17,6 +17,7 @@ const struct command commands[] = {
 	{"CHECK", check_command, 3, 3, CMD_READ, 1, 1},
 	{"WAITFOR", waitfor_command, 3, 3, CMD_READ | CMD_BLOCKING, 1, 1},
 	{"WAITRELEASE", waitrelease_command, 3, 3, CMD_READ | CMD_BLOCKING, 1, 1},
+	{"CANCEL", cancel_command, 2, 2, CMD_WRITE, 0, 0},
 	{"LAG", lag_command, 1, 1, CMD_ADMIN, 0, 0},
 	{"SUMMARY", summary_command, 1, 1, CMD_BARRIER, 0, 0},
 	{"NODES", nodes_command, 1, 1, CMD_BARRIER, 0, 0},

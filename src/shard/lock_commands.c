@@ -39,7 +39,7 @@ enum run lock_command(struct request *rq)
 {
 	struct event ev = {.type = EV_OP};
 	struct op_request *op = &ev.op;
-	bool waits = false;
+	bool waits = false, async = false;
 	if (!arg_key(rq, 1) || !arg_value(rq, 2) || !arg_ttl(rq, 3, 1, &op->ttl_ms))
 		return RUN_DONE;
 	op->kind = OP_LOCK;
@@ -53,12 +53,29 @@ enum run lock_command(struct request *rq)
 			waits = true;
 		} else if (arg_is(rq->argv[i], "IDEMPOTENT") && !op->idempotent) {
 			op->idempotent = true;
+		} else if (arg_is(rq->argv[i], "ASYNC") && !async) {
+			async = true;
 		} else {
 			return fail_syntax(rq);
 		}
 	}
-	op->wait = op->wait_ms > 0;
-	return op_start(rq, &ev, (struct op_options){.reply = REPLY_LOCK});
+	if (async && (!waits || !rq->conn->resp3)) {
+		resp_error(
+			rq->out, "ERR ASYNC goes with WAIT, and needs RESP3: send HELLO 3 first");
+		return RUN_DONE;
+	}
+	op->wait = op->wait_ms > 0 || async;
+	return op_start(rq, &ev, (struct op_options){.reply = REPLY_LOCK, .async = async});
+}
+
+enum run cancel_command(struct request *rq)
+{
+	int64_t id;
+	if (!arg_number(rq, 1, 0, INT64_MAX, &id))
+		return RUN_DONE;
+	/* A push that was on its way is in the output before this answer. */
+	resp_int(rq->out, op_cancel(rq->s, rq->conn, (uint64_t)id));
+	return RUN_DONE;
 }
 
 enum run update_command(struct request *rq)

@@ -47,6 +47,7 @@ void resp_null(struct buf *b, bool resp3);             /* $-1 or _ */
 void resp_double(struct buf *b, bool resp3, double v); /* , or bulk; 3 decimals, no exponent */
 void resp_array(struct buf *b, size_t n);
 void resp_map(struct buf *b, bool resp3, size_t pairs); /* %n, or *2n */
+void resp_push(struct buf *b, size_t n);                /* >n, RESP3 only */
 void resp_bool(struct buf *b, bool resp3, bool v);
 void resp_verbatim(struct buf *b, bool resp3, struct bytes text); /* =txt: or bulk */
 

@@ -168,6 +168,11 @@ void resp_map(struct buf *b, bool resp3, size_t pairs)
 		write_count(b, '*', 2 * pairs);
 }
 
+void resp_push(struct buf *b, size_t n)
+{
+	write_count(b, '>', n);
+}
+
 void resp_bool(struct buf *b, bool resp3, bool v)
 {
 	if (resp3)

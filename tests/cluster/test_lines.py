@@ -4,11 +4,14 @@ gone holds up the rest."""
 import statistics
 import time
 import unittest
+from collections import deque
 
-from harness import Client, Cluster, as_map, background, main
+from harness import Client, Cluster, Push, as_map, background, main
 
 KEYS = 8
 ROUNDS = 4
+MANY = 10000
+PASSED_ON = 300
 
 
 def stand(address, key, name, wait_ms, granted):
@@ -90,6 +93,60 @@ class Lines(unittest.TestCase):
                 join(60)
             self.assertEqual([name for name, *_ in granted], ["0", "1"])
             killed.close()
+
+    def test_many_lines_on_few_connections(self):
+        """ASYNC: many waiters of one key, and one of each of many keys, at every node."""
+        with Cluster() as cluster:
+            with cluster[1].client() as holder:
+                holder.cmd("LOCK", "one", "first", 60000)
+                for i in range(MANY):
+                    holder.send("LOCK", f"k{i}", "first", 60000)
+                for _ in range(MANY):
+                    self.assertIsNotNone(holder.read())
+                clients = [node.client(resp3=True, timeout=60) for node in cluster.nodes]
+                for i in range(MANY):
+                    for key in ("one", f"k{i}"):
+                        clients[i % 3].send("LOCK", key, f"{i}", 60000, "WAIT", 60000, "ASYNC")
+                ids = [[client.read() for _ in range(2 * len(range(at, MANY, 3)))]
+                       for at, client in enumerate(clients)]
+                self.assertEqual({reply[0] for replies in ids for reply in replies}, {b"QUEUED"})
+                for i in range(MANY):
+                    holder.send("RELEASE", f"k{i}", "first")
+                for _ in range(MANY):
+                    holder.read()
+                for at, client in enumerate(clients):
+                    granted = [client.read() for _ in range(at, MANY, 3)]
+                    self.assertTrue(all(isinstance(push, Push) and push[0] == b"lock"
+                                        and isinstance(push[2], dict) for push in granted))
+                    self.assertEqual({push[1] for push in granted},
+                                     {number for _, number in ids[at][1::2]})
+                holder.cmd("RELEASE", "one", "first")
+                turn = self.pass_on(holder, clients, ids)
+                at = int(holder.cmd("WAITFOR", "one", 20000)) % 3
+                turn[at].popleft()
+                self.assertIsInstance(clients[at].read(), Push)
+                for waiting, client in zip(turn, clients):
+                    for _, number in waiting:
+                        client.send("CANCEL", number)
+                    self.assertEqual({client.read() for _ in waiting}, {1})
+                    self.assertEqual(waiters_of(client), 0)
+            for client in clients:
+                client.close()
+
+    def pass_on(self, holder, clients, ids):
+        """@clients wait for "one": whose turn it is gives it back, in the order of each client."""
+        turn = [deque((f"{i}", reply[1]) for i, reply in zip(range(at, MANY, 3), ids[at][0::2]))
+                for at in range(3)]
+        tokens = []
+        for _ in range(PASSED_ON):
+            at = int(holder.cmd("WAITFOR", "one", 20000)) % 3
+            value, number = turn[at].popleft()
+            push = clients[at].read()
+            self.assertEqual(push[:2], [b"lock", number])
+            tokens.append(push[2][b"token"])
+            clients[at].cmd("RELEASE", "one", value)
+        self.assertEqual(tokens, sorted(tokens))
+        return turn
 
     def test_the_home_is_killed(self):
         """Each master once: the others know the line, or look for themselves."""

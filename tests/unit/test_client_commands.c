@@ -16,7 +16,12 @@ static void test_client_commands_argument_errors(void **state)
 		{"LOCK k v 10 WAIT 86400001", "-LIMIT wait of 86400001 ms"},
 		{"LOCK k v 10 WAIT 1 WAIT 1", "-ERR syntax error\r\n"},
 		{"LOCK k v 10 IDEMPOTENT IDEMPOTENT", "-ERR syntax error\r\n"},
-		{"LOCK k v 10 WAIT 1 ASYNC", "-ERR syntax error\r\n"},
+		{"LOCK k v 10 WAIT 1 ASYNC", "-ERR ASYNC goes with WAIT, and needs RESP3"},
+		{"LOCK k v 10 ASYNC", "-ERR ASYNC goes with WAIT, and needs RESP3"},
+		{"LOCK k v 10 WAIT 1 ASYNC ASYNC", "-ERR syntax error\r\n"},
+		{"CANCEL", "-ERR wrong number of arguments for 'cancel' command\r\n"},
+		{"CANCEL x", "-ERR value is not an integer"},
+		{"CANCEL -1", "-ERR value is not an integer"},
 		{"LOCK k v 0", "-LIMIT lease 0 ms is below 1 ms\r\n"},
 		{"LOCK k v 70000", "-LIMIT lease 70000 ms is above max-lease 60000 ms\r\n"},
 		{"LOCK k v 010", "-ERR value is not an integer"},
@@ -330,7 +335,7 @@ static void test_client_commands_connection_commands(void **state)
 		"*2\r\n*10\r\n$3\r\nget\r\n:2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n"
 		"*0\r\n*0\r\n$-1\r\n");
 	say(x, "COMMAND");
-	expect_start(x, "*5");
+	expect_start(x, "*6");
 	say(x, "COMMAND DOCS");
 	say(x, "SELECT 0");
 	expect(x, "*0\r\n+OK\r\n");
