@@ -297,7 +297,7 @@ static void on_msg(struct engine *e, uint8_t from, const struct msg *m)
 		else if (m->req_type == MSG_SYNC && !of_key)
 			resync_answer(e, index, m);
 		else if (m->req_type == MSG_STAND)
-			turn_stood(e, from, m);
+			turn_stood(e, m);
 		else if (m->req & PROBE_REQ)
 			promise_answer(e, index, m);
 		else

@@ -208,7 +208,7 @@ struct op {
 	struct ballot prev; /* LOCK: attempt to be removed in the same message */
 	struct version b;   /* running PREPARE/ACCEPT ballot, or guard */
 	uint8_t refusal;    /* LOCK: best explanation so far, enum outcome */
-	uint8_t home;       /* LOCK, parked: the node that will call it; 0: none */
+	uint8_t home;       /* LOCK, parked: where it stands, or is about to; 0: nowhere */
 	struct answer answers[];
 };
 

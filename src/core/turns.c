@@ -7,7 +7,7 @@
 
 enum {
 	CALL_RTTS = 4, /* so long who was called has to come, or the next one is */
-	CALL_LEAST_MS = 20,
+	CALL_LEAST_MS = 100,
 	AGAIN_MS = 1, /* the key is free here and not yet elsewhere: so long at first, then twice */
 	AGAIN_SHIFT_MAX = 10,
 	SWEEP = 64,       /* looked at in one step */
@@ -191,8 +191,15 @@ void turn_stand(struct engine *e, uint8_t from, const struct msg *m)
 	}
 	if (t == NULL && slot_votes(e, slot_of(e, hash)))
 		t = turn_new(e, hash, m->key, from);
+	struct msg reply = {.type = MSG_REPLY,
+		.req_type = MSG_STAND,
+		.slot = m->slot,
+		.req = m->req,
+		.verdict = t != NULL ? VERDICT_ACK : VERDICT_RESYNC};
+	if (m->req != 0)
+		send_node(e, from, &reply);
 	if (t == NULL)
-		return; /* it looks for itself */
+		return;
 	t->place = m->n;
 	t->end_ns = e->now.slow_ns + m->remaining_ns;
 	if (!t->listed)
@@ -204,13 +211,6 @@ void turn_stand(struct engine *e, uint8_t from, const struct msg *m)
 		t->tries = (uint8_t)(t->tries + (t->tries < AGAIN_SHIFT_MAX));
 		due_at(e, t, e->now.slow_ns + (AGAIN_MS * NS_PER_MS << t->tries));
 	}
-	struct msg reply = {.type = MSG_REPLY,
-		.req_type = MSG_STAND,
-		.slot = m->slot,
-		.req = m->req,
-		.verdict = VERDICT_ACK};
-	if (m->req != 0)
-		send_node(e, from, &reply);
 }
 
 static void turn_due(struct engine *e, struct turn *t)
@@ -314,16 +314,17 @@ void turn_wait(struct engine *e, struct op *op)
 			look_at_last(e, op);
 		return;
 	}
+	op->home = e->cfg.masters[home];
 	struct msg m = {.type = MSG_STAND,
 		.slot = op->slot,
 		.key = op_key(e, op),
 		.n = op->place,
 		.remaining_ns = until_ns - e->now.fast_ns,
 		.req = (uint64_t)op->round << 32 | (op->index + 1)};
-	send_node(e, e->cfg.masters[home], &m);
+	send_node(e, op->home, &m);
 }
 
-void turn_stood(struct engine *e, uint8_t from, const struct msg *m)
+void turn_stood(struct engine *e, const struct msg *m)
 {
 	uint32_t index = (uint32_t)m->req;
 	if (index == 0 || index > e->ops_touched)
@@ -331,8 +332,11 @@ void turn_stood(struct engine *e, uint8_t from, const struct msg *m)
 	struct op *op = op_at(e, index - 1);
 	if (op->state != OPS_LOCK_PARKED || op->round != (uint32_t)(m->req >> 32))
 		return; /* it went on meanwhile */
-	op->home = from;
-	look_at_last(e, op);
+	/* Who finds no room there is called where it is, or looks for itself. */
+	if (m->verdict == VERDICT_ACK)
+		look_at_last(e, op);
+	else
+		op->home = 0;
 }
 
 void turn_called(struct engine *e, uint8_t from, const struct msg *m)

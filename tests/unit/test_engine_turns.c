@@ -125,7 +125,7 @@ static void who_does_not_come_is_passed_over(void **state)
 		else
 			fixture_lose(f, 0, FAR, MSG_TURN);
 		assert_int_equal(fixture_outcome(f, fixture_release(f, 1, "k", "x")), OUT_OK);
-		fixture_run_ms(f, 100);
+		fixture_run_ms(f, 250);
 		assert_true(granted(f, next));
 		if (fault == 2)
 			fixture_pause(f, FAR, false);
