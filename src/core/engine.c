@@ -395,7 +395,8 @@ void engine_step(
 		break;
 	}
 	ops_run(e);
-	turns_run(e);
+	if (e->turns.head != 0)
+		turns_run(e);
 }
 
 uint64_t engine_wait_ns(const struct engine *e, const struct engine_time *now)

@@ -112,7 +112,7 @@ static bool on_trylock(
 		return true;
 	}
 	reply->verdict = lease_new(e, hash, m) != 0 ? VERDICT_ACK : VERDICT_LIMIT;
-	if (reply->verdict == VERDICT_ACK)
+	if (e->turns.used > 0 && reply->verdict == VERDICT_ACK)
 		turn_taken(e, hash, m->key, m->node);
 	return true;
 }

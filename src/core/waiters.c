@@ -149,7 +149,7 @@ static void run_watchers(struct engine *e, const struct line *l, enum op_kind ki
 
 void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key)
 {
-	if (MUTANT(WAKE_ENDED_LOST))
+	if (e->lines.count + e->turns.used == 0 || MUTANT(WAKE_ENDED_LOST))
 		return;
 	line_call_first(e, hash, key, true);
 	const struct line *l = line_find(e, hash, key);
