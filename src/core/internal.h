@@ -164,7 +164,7 @@ struct op {
 	uint8_t goal;
 	uint8_t accept;
 	uint16_t slot;
-	bool wait, idempotent, has_token, has_ttl;
+	bool wait, idempotent, has_token, any_value, has_ttl;
 	bool orphan;   /* no reply is wanted any more */
 	bool maybe;    /* an ACCEPT of an UPDATE may have taken effect somewhere */
 	bool was_live; /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
@@ -215,7 +215,7 @@ struct line {
 	uint64_t hash;
 	uint32_t lock_head, lock_tail; /* op index + 1 */
 	uint32_t watch_head, watch_tail;
-	uint32_t count;
+	uint32_t count, watchers; /* of all, those in the watch list */
 	uint32_t next_free;
 };
 
@@ -748,6 +748,8 @@ void prepare_timeout(struct engine *e, struct op *op); /* also of ACCEPT */
 
 /* ---- release.c ---- */
 void release_start(struct engine *e, struct op *op);
+/* Is it this grant, with this value, that is to be released? */
+bool release_is_of(const struct engine *e, const struct op *op, uint64_t token, struct bytes value);
 /* @base_op: the record that was compared. */
 void release_send(
 	struct engine *e, struct op *op, struct ballot uid, struct version guard, uint64_t base_op);
