@@ -4,7 +4,7 @@
 
 bool release_is_of(const struct engine *e, const struct op *op, uint64_t token, struct bytes value)
 {
-	if (op->has_token && op->token != token)
+	if (op->has_token && op->token != token && !(op->any_value && MUTANT(BREAK_ANY)))
 		return false;
 	return op->any_value || bytes_eq(value, op_value(e, op));
 }
