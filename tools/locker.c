@@ -6,6 +6,7 @@
 
 #include "change.h"
 #include "client/sync.h"
+#include "list.h"
 #include "nodes.h"
 #include "output.h"
 #include "report.h"
@@ -194,6 +195,8 @@ int main(int argc, char **argv)
 	int status;
 	if (n > 1 && strcmp(words[0], "nodes") == 0 && strcmp(words[1], "set") == 0)
 		status = change_run(&o, n - 2, words + 2);
+	else if (strcmp(words[0], "list") == 0)
+		status = list_run(&o, n - 1, words + 1);
 	else if (request_build(&request, command, (size_t)n - 1, words + 1, why, sizeof why) < 0)
 		status = usage_error(why);
 	else

@@ -4,8 +4,10 @@
 #include <string.h>
 
 #include "client/sync.h"
+#include "output.h"
 
 enum { COLUMNS = 8, CELL_BYTES = 96 };
+_Static_assert((int)CELL_BYTES >= (int)DURATION_TEXT_BYTES, "a time fits a cell");
 
 static int64_t number(const struct resp_value *map, const char *name, int64_t otherwise)
 {
@@ -91,25 +93,6 @@ const struct node_view *cluster_view_find(const struct cluster_view *c, uint8_t 
 	return NULL;
 }
 
-/* The two largest units: "350 ms", "12 s", "3 m 5 s", "2 d 4 h". */
-static void duration(char *ret, int64_t ms)
-{
-	int64_t s = ms / 1000;
-
-	if (ms < 0)
-		snprintf(ret, CELL_BYTES, "-");
-	else if (ms < 1000)
-		snprintf(ret, CELL_BYTES, "%" PRId64 " ms", ms);
-	else if (s < 60)
-		snprintf(ret, CELL_BYTES, "%" PRId64 " s", s);
-	else if (s < 3600)
-		snprintf(ret, CELL_BYTES, "%" PRId64 " m %" PRId64 " s", s / 60, s % 60);
-	else if (s < 86400)
-		snprintf(ret, CELL_BYTES, "%" PRId64 " h %" PRId64 " m", s / 3600, s / 60 % 60);
-	else
-		snprintf(ret, CELL_BYTES, "%" PRId64 " d %" PRId64 " h", s / 86400, s / 3600 % 24);
-}
-
 static void fill_row(
 	char row[COLUMNS][CELL_BYTES], const struct cluster_view *c, const struct node_view *n)
 {
@@ -125,8 +108,8 @@ static void fill_row(
 		snprintf(row[5], CELL_BYTES, "%" PRId64 "/%" PRId64, n->slots_in_sync, c->slots);
 	else
 		snprintf(row[5], CELL_BYTES, "-");
-	duration(row[6], n->lag_ms);
-	duration(row[7], n->since_ms);
+	duration_text(row[6], n->lag_ms);
+	duration_text(row[7], n->since_ms);
 }
 
 static void print_table(FILE *f, const struct cluster_view *c)

@@ -199,3 +199,23 @@ void plain_value(FILE *f, const struct resp_value *v)
 	plain_scalar(f, v);
 	fputc('\n', f);
 }
+
+void duration_text(char ret[DURATION_TEXT_BYTES], int64_t ms)
+{
+	int64_t s = ms / 1000;
+
+	if (ms < 0)
+		snprintf(ret, DURATION_TEXT_BYTES, "-");
+	else if (ms < 1000)
+		snprintf(ret, DURATION_TEXT_BYTES, "%" PRId64 " ms", ms);
+	else if (s < 60)
+		snprintf(ret, DURATION_TEXT_BYTES, "%" PRId64 " s", s);
+	else if (s < 3600)
+		snprintf(ret, DURATION_TEXT_BYTES, "%" PRId64 " m %" PRId64 " s", s / 60, s % 60);
+	else if (s < 86400)
+		snprintf(ret, DURATION_TEXT_BYTES, "%" PRId64 " h %" PRId64 " m", s / 3600,
+			s / 60 % 60);
+	else
+		snprintf(ret, DURATION_TEXT_BYTES, "%" PRId64 " d %" PRId64 " h", s / 86400,
+			s / 3600 % 24);
+}

@@ -14,3 +14,7 @@ void json_string(FILE *f, struct bytes s);
  * as \xHH, so that a value cannot command the terminal. */
 void plain_value(FILE *f, const struct resp_value *v);
 void plain_string(FILE *f, struct bytes s);
+
+enum { DURATION_TEXT_BYTES = 64 };
+/* The two largest units: "350 ms", "12 s", "3 m 5 s", "2 d 4 h"; "-" for less than none. */
+void duration_text(char ret[DURATION_TEXT_BYTES], int64_t ms);

@@ -79,6 +79,28 @@ const struct command commands[] = {
 		.null_word = "timeout",
 		.help = "Wait until the key is released or its lease ends.",
 		.words = {WORD_BYTES, WORD_WAIT}},
+	{.name = "list",
+		.verb = "LOCKS",
+		.usage = "[PREFIX]",
+		.help = "A table of the locks whose key begins with PREFIX (of all), as the node's "
+			"own\n"
+			"copy has them: key, value, token, how long it has been held and will be, "
+			"the\n"
+			"node that took it for its client, and how many stand in line for it at "
+			"the node\n"
+			"that is asked. What ends and begins meanwhile may be missing; the rest is "
+			"whole."},
+	{.name = "break",
+		.verb = "BREAK",
+		.usage = "KEY --token N",
+		.help = "Take the lock away from whoever holds it: exactly the grant with this "
+			"token, as\n"
+			"list or holder show it, and no later one. Its holder is not asked, and "
+			"finds out\n"
+			"when it extends or releases, or by the token. The node's log keeps who "
+			"did it.",
+		.words = {WORD_BYTES},
+		.options = {{"--token", "TOKEN", WORD_TOKEN, .needed = true}}},
 	{.name = "lag",
 		.verb = "LAG",
 		.usage = "",
@@ -105,6 +127,10 @@ const struct command commands[] = {
 			"already (lockerd --id N --join HOST:PORT). Ended before its time for "
 			"whatever\n"
 			"reason: the same command again goes on where it was."},
+	{.name = "stats",
+		.verb = "STATS",
+		.usage = "",
+		.help = "Counters and gauges of the node, and of each of its threads."},
 	{.name = "info", .verb = "INFO", .usage = "", .help = "What the node says of itself."},
 	{0},
 };
@@ -255,7 +281,7 @@ int request_build(struct request *ret, const struct command *command, size_t n, 
 	char *why, size_t why_bytes)
 {
 	size_t wanted = 0, found = 0;
-	bool plain = false;
+	bool plain = false, complete = true;
 	struct tail tail = {0};
 
 	*ret = (struct request){.command = command, .argc = 1};
@@ -276,7 +302,9 @@ int request_build(struct request *ret, const struct command *command, size_t n, 
 				return -1;
 		}
 	}
-	if (found != wanted) {
+	for (size_t k = 0; k < COMMAND_OPTIONS_MAX; k++)
+		complete &= tail.seen[k] || !command->options[k].needed;
+	if (found != wanted || !complete) {
 		snprintf(why, why_bytes, "usage: locker %s%s%s", command->name,
 			*command->usage ? " " : "", command->usage);
 		return -1;

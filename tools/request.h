@@ -29,6 +29,7 @@ struct command {
 		const char *flag;
 		const char *verb;
 		enum word_kind kind;
+		bool needed;
 	} options[COMMAND_OPTIONS_MAX];
 	bool zero_is_refusal; /* CHECK */
 };

@@ -37,6 +37,7 @@ enum mutant {
 	MUTANT_EXTEND_LATE,           /* extensions count beyond the window, and arrive then */
 	MUTANT_RELEASE_MINORITY,      /* one acknowledgement is a release */
 	MUTANT_RELEASE_UNKNOWN_EARLY, /* UNKNOWN while it can still land */
+	MUTANT_BREAK_ANY,             /* S16: by token alone, whatever the token is */
 	MUTANT_UPDATE_MINORITY,       /* S17, S18 */
 	MUTANT_UPDATE_UNPREPARED,     /* nobody is asked before a write */
 	MUTANT_UPDATE_FIRST_REPLY,    /* not the highest version, but the first */

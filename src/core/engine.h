@@ -103,6 +103,7 @@ struct op_request {
 				   LAG */
 	uint32_t ttl_ms;
 	bool has_token;
+	bool any_value; /* RELEASE with a token, which alone names the grant */
 	bool has_ttl;
 	bool wait;
 	bool idempotent;
@@ -286,6 +287,8 @@ struct scan_item {
  * entry there during the whole walk is seen at least once. Cursors fit 32 bits. */
 uint64_t engine_scan(const struct engine *e, const struct engine_time *now, uint64_t cursor,
 	unsigned count, void (*each)(void *arg, const struct scan_item *item), void *arg);
+/* Clients of this node that stand in line for the key. */
+uint32_t engine_waiters(const struct engine *e, struct bytes key);
 
 /* Keys with this prefix are hidden from counts and walks (LAG probes). */
 #define PROBE_PREFIX "\0locker:probe:"

@@ -165,7 +165,7 @@ struct op {
 	uint8_t goal;
 	uint8_t accept;
 	uint16_t slot;
-	bool wait, idempotent, has_token, has_ttl;
+	bool wait, idempotent, has_token, any_value, has_ttl;
 	bool orphan;   /* no reply is wanted any more */
 	bool maybe;    /* an ACCEPT of an UPDATE may have taken effect somewhere */
 	bool was_live; /* RELEASE: ours removed something; WAIT*: what it waits for has happened */
@@ -218,7 +218,7 @@ struct line {
 	uint64_t hash;
 	uint32_t lock_head, lock_tail; /* op index + 1 */
 	uint32_t watch_head, watch_tail;
-	uint32_t count;
+	uint32_t count, watchers; /* of all, those in the watch list */
 	uint32_t next_free;
 };
 
@@ -758,6 +758,8 @@ void prepare_timeout(struct engine *e, struct op *op); /* also of ACCEPT */
 
 /* ---- release.c ---- */
 void release_start(struct engine *e, struct op *op);
+/* Is it this grant, with this value, that is to be released? */
+bool release_is_of(const struct engine *e, const struct op *op, uint64_t token, struct bytes value);
 /* @base_op: the record that was compared. */
 void release_send(
 	struct engine *e, struct op *op, struct ballot uid, struct version guard, uint64_t base_op);
@@ -785,10 +787,6 @@ static inline struct line *op_line(const struct engine *e, const struct op *op)
 	return &e->line_pool[op->line - 1];
 }
 bool line_is_head(const struct engine *e, const struct op *op);
-/* Of those who want the lock; or NULL. */
-struct op *line_head(const struct engine *e, uint64_t hash, struct bytes key);
-/* Whoever of all nodes is the first that is known of here. */
-void line_call_first(struct engine *e, uint64_t hash, struct bytes key, bool ended);
 /* The key has ended here: wake the head of the line and whoever waits for the release. */
 void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key);
 /* The key is held here now, visibly: wake WAITFOR. */

@@ -2,13 +2,20 @@
  * elsewhere; the guard keeps a concurrent update from being released with the old value. */
 #include "core/internal.h"
 
+bool release_is_of(const struct engine *e, const struct op *op, uint64_t token, struct bytes value)
+{
+	if (op->has_token && op->token != token && !(op->any_value && MUTANT(BREAK_ANY)))
+		return false;
+	return op->any_value || bytes_eq(value, op_value(e, op));
+}
+
 void release_start(struct engine *e, struct op *op)
 {
+	CHECK(op->has_token || !op->any_value);
 	uint32_t ref = lease_find(e, op->hash, op_key(e, op));
 	const struct lease *l = ref == 0 ? NULL : lease_at(e, ref);
 	bool sticky = l != NULL && lease_is_sticky(e, l) &&
-		      (!op->has_token || op->token == l->token) &&
-		      bytes_eq(lease_value(l), op_value(e, op)) &&
+		      release_is_of(e, op, l->token, lease_value(l)) &&
 		      count_bits(masters_reachable(e, op->slot)) >= e->majority;
 	if (sticky)
 		release_send(e, op, lease_uid(l), lease_pb(e, l), lease_last_op(e, l));

@@ -82,6 +82,7 @@ struct op *op_new(struct engine *e, const struct op_request *r)
 		.wait = r->wait,
 		.idempotent = r->idempotent,
 		.has_token = r->has_token,
+		.any_value = r->any_value,
 		.has_ttl = r->has_ttl,
 		.block = block,
 		.key_bytes = (uint16_t)r->key.len,

@@ -40,6 +40,12 @@ uint64_t engine_scan(const struct engine *e, const struct engine_time *now, uint
 	return cursor;
 }
 
+uint32_t engine_waiters(const struct engine *e, struct bytes key)
+{
+	const struct line *l = line_find(e, hash_bytes(key), key);
+	return l == NULL ? 0 : l->count - l->watchers;
+}
+
 struct validation {
 	const struct engine *e;
 	uint64_t leases, promises, hidden, staged, shadows, resync;

@@ -64,3 +64,9 @@ void turn_check_home(struct engine *e, struct op *op);
 void turns_tick(struct engine *e);
 void turns_run(struct engine *e);
 void turns_validate(const struct engine *e);
+
+/* ---- waiters.c ---- */
+/* Of this node's line, of those who want the lock; or NULL. */
+struct op *line_head(const struct engine *e, uint64_t hash, struct bytes key);
+/* Whoever of all nodes is the first that is known of here. */
+void line_call_first(struct engine *e, uint64_t hash, struct bytes key, bool ended);

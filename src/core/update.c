@@ -206,7 +206,7 @@ static void prepared(struct engine *e, struct op *op, struct ballot uid)
 		prepared_update(e, op, a, same);
 		break;
 	case GOAL_RELEASE:
-		if (!token_matches(op, uid.n) || !bytes_eq(answer_value(e, a), op_value(e, op)))
+		if (!release_is_of(e, op, uid.n, answer_value(e, a)))
 			mismatch(e, op, a, same);
 		else if (same < e->majority)
 			accept_start(e, op, ACCEPT_IDENTITY, answer_value(e, a), a->op_id, 0);

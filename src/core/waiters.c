@@ -75,6 +75,7 @@ bool line_join(struct engine *e, struct op *op, bool watch)
 	*tail = me;
 	op->in_queue = true;
 	l->count++;
+	l->watchers += watch;
 	e->n_waiters++;
 	return true;
 }
@@ -101,6 +102,7 @@ void line_leave(struct engine *e, struct op *op)
 	op->line = 0;
 	e->n_waiters--;
 	l->count--;
+	l->watchers -= watch;
 	if (l->count == 0) {
 		line_drop(e, l);
 		return;

@@ -5,6 +5,7 @@
  *   *_commands.c     the handlers
  *   command_call.c   operations in flight: to the shard of their key and home again
  *   gather.c         questions to every shard
+ *   walk.c           SCAN and LOCKS, a part of one shard's table at a time
  *   reply.c          results to bytes; reply_ring.c keeps replies in request order
  *
  * Owner: the shard thread. */
@@ -27,6 +28,7 @@ enum {
 	CALLS_CHUNK = 256,
 	CALL_INDEX_BITS = 24,
 	PATTERN_MAX_BYTES = 256,
+	CALL_NOTE_MAX_BYTES = 512,
 	COMMANDS_MAX = 96,
 	COMMAND_HASH_SIZE = 256,
 	LIB_MAX_BYTES = 63,
@@ -84,6 +86,7 @@ struct call {
 	struct list in_conn;
 	struct client_conn *conn; /* NULL: the client is gone */
 	struct gather *gather;
+	char *note;     /* what the log is told once it has taken effect; NULL: nothing */
 	uint64_t token; /* CHECK */
 	uint32_t index, generation;
 	uint32_t slot;
@@ -191,9 +194,10 @@ void text_add(struct buf *b, const char *format, ...) __attribute__((format(prin
 
 /* ---- command_call.c ---- */
 struct op_options {
-	uint8_t reply;  /* enum reply_kind */
-	uint64_t token; /* CHECK */
-	bool async;     /* answer QUEUED id, and push the result */
+	uint8_t reply;    /* enum reply_kind */
+	uint64_t token;   /* CHECK */
+	const char *note; /* as in struct call */
+	bool async;       /* answer QUEUED id, and push the result */
 };
 /* Run @ev->op (key, values, options are set; the rest is filled in here). */
 enum run op_start(struct request *rq, struct event *ev, struct op_options options);
@@ -284,22 +288,25 @@ enum question {
 	ASK_CLIENT_LIST,
 	ASK_CLIENT_KILL,
 	ASK_SCAN,
+	ASK_LOCKS,
+	ASK_STATS,
 };
 
 struct ask {
 	uint64_t tag;
-	uint64_t cursor;   /* SCAN: the engine's */
+	uint64_t cursor;   /* SCAN, LOCKS: the engine's */
 	uint64_t id;       /* CLIENT KILL; 0: any */
 	uint64_t asker_id; /* connection that asks */
-	uint32_t count;    /* SCAN */
+	uint32_t count;    /* SCAN, LOCKS */
 	uint32_t sections; /* INFO */
 	uint16_t text_bytes;
-	uint16_t shard; /* SCAN: that was asked */
+	uint16_t shard; /* SCAN, LOCKS: that is asked */
 	uint8_t question;
 	bool has_text;
 	bool skip_me;
-	bool old_form;                /* CLIENT KILL addr: OK, or an error */
-	char text[PATTERN_MAX_BYTES]; /* SCAN: pattern; CLIENT KILL: address */
+	bool old_form;            /* CLIENT KILL addr: OK, or an error */
+	bool resp3;               /* LOCKS */
+	char text[KEY_MAX_BYTES]; /* SCAN: pattern; LOCKS: prefix; CLIENT KILL: address */
 };
 
 struct tally_peer {
@@ -324,9 +331,21 @@ struct tally {
 
 /* Ask every shard. */
 enum run gather_start(struct request *rq, struct ask *ask);
-/* Ask one shard. */
-enum run gather_start_one(struct request *rq, struct ask *ask, unsigned shard);
+/* Ask one shard, @ask->shard. */
+enum run gather_start_one(struct request *rq, struct ask *ask);
 void gather_free(struct gather *g);
+
+/* ---- walk.c ---- */
+/* A cursor is engine cursor * threads + thread; each call visits one thread. These answer the error
+ * themselves when they return false. */
+bool arg_cursor(struct request *rq, unsigned i, struct ask *ask);
+bool arg_count(struct request *rq, unsigned i, unsigned max, struct ask *ask);
+/* @max: at most sizeof ask->text. */
+bool arg_text(struct request *rq, unsigned i, const char *what, unsigned max, struct ask *ask);
+/* The shard's part: entries, encoded already, to @text. */
+void walk_answer(struct shard *s, const struct ask *ask, struct tally *t, struct buf *text);
+void walk_reply(const struct shard *s, const struct ask *ask, const struct tally *t,
+	const struct buf *text, struct buf *b);
 
 /* ---- command_info.c ---- */
 /* Of a node, or NULL: nothing is known of it. */
@@ -335,6 +354,10 @@ const struct tally_peer *tally_find(const struct tally *t, uint8_t node);
 uint32_t info_sections(uint32_t argc, const struct bytes *argv);
 void info_text(const struct shard *s, const struct tally *t, uint32_t sections, struct buf *b);
 void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struct buf *b);
+/* STATS: a shard's part, and all of it. */
+void stats_answer(const struct shard *s, struct tally *t, struct buf *text);
+void stats_reply(const struct shard *s, const struct tally *t, const struct buf *text, bool resp3,
+	struct buf *b);
 
 /* ---- handlers: lock_commands.c ---- */
 enum run lock_command(struct request *rq);
@@ -348,6 +371,14 @@ enum run check_command(struct request *rq);
 enum run waitfor_command(struct request *rq);
 enum run waitrelease_command(struct request *rq);
 enum run lag_command(struct request *rq);
+/* [TOKEN n] as the only option, from argv[i]; it answers the error itself when it returns false. */
+bool arg_token(struct request *rq, unsigned i, struct op_request *op);
+
+/* ---- look_commands.c ---- */
+enum run locks_command(struct request *rq);
+enum run break_command(struct request *rq);
+enum run stats_command(struct request *rq);
+enum run shardinfo_command(struct request *rq);
 
 /* ---- redis_commands.c ---- */
 enum run set_command(struct request *rq);

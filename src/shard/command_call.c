@@ -87,6 +87,8 @@ struct call *call_new(struct shard *s, struct client_conn *conn)
 void call_free(struct clients *c, struct call *call)
 {
 	CHECK(call->used);
+	free(call->note);
+	call->note = NULL;
 	list_remove(&call->in_conn);
 	call->used = false;
 	call->next_free = c->free_call;
@@ -122,6 +124,7 @@ void calls_free(struct clients *c)
 			struct call *call = &c->chunks[i][k];
 			if (call->used && call->gather != NULL)
 				gather_free(call->gather);
+			free(call->note);
 		}
 		free(c->chunks[i]);
 	}
@@ -262,7 +265,8 @@ enum run op_start(struct request *rq, struct event *ev, struct op_options option
 	struct call *call = call_new(s, conn);
 	if (call == NULL)
 		return fail_in_flight(rq);
-	if (!pending_push(conn, &call->slot)) {
+	call->note = options.note != NULL ? strdup(options.note) : NULL;
+	if ((options.note != NULL && call->note == NULL) || !pending_push(conn, &call->slot)) {
 		call_free(rq->c, call);
 		client_out_of_memory(s, conn);
 		return RUN_PENDING;
@@ -360,9 +364,21 @@ static void push_result(struct shard *s, const struct call *was, const struct re
 	env_dirty(s->env, conn->link);
 }
 
+/* Its client may be gone: what has been done is told all the same. */
+static void tell_log(const struct call *call, const struct result *r)
+{
+	if (call->note == NULL)
+		return;
+	if (r->outcome == OUT_OK)
+		log_warn("%s: done", call->note);
+	else if (r->outcome == OUT_UNKNOWN)
+		log_warn("%s: not known whether that took effect", call->note);
+}
+
 static void call_finish(struct shard *s, struct call *call, const struct result *r)
 {
 	struct client_conn *conn = call->conn;
+	tell_log(call, r);
 	struct call was = *call;
 	call_free(s->clients, call);
 	if (conn == NULL)

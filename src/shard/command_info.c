@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Texts of INFO and the map of NODES. */
+/* Texts of INFO, the maps of NODES and STATS. */
 
 /* What Redis' clients read here decides how they go on: a single, ready master without replicas and
  * without append-only file (users.md D.4). */
@@ -49,11 +49,6 @@ uint32_t info_sections(uint32_t argc, const struct bytes *argv)
 			if (arg_is(argv[i], sections_known[k].name))
 				bits |= sections_known[k].bits;
 	return bits;
-}
-
-static void add(struct buf *b, const char *name, uint64_t v)
-{
-	text_add(b, "%s:%llu\r\n", name, (unsigned long long)v);
 }
 
 static const char *state_name(uint8_t status)
@@ -212,69 +207,89 @@ static void add_server(const struct shard *s, struct buf *b)
 	text_add(b, "\r\n");
 }
 
-static void add_replication(const struct tally *t, struct buf *b)
-{
-	const struct engine_stats *e = &t->stats;
-	add(b, "followers", e->followers);
-	add(b, "log_records", e->log_records);
-	add(b, "log_sent", e->log_sent);
-	add(b, "log_gaps", e->log_gaps);
-	add(b, "copied", e->copied);
-	add(b, "snapshots", e->snapshots);
-}
+/* Counters and gauges of the node, in the order of INFO. */
+struct gauge {
+	const char *name; /* NULL: not of this node */
+	int64_t value;
+};
 
-static void add_locker(const struct shard *s, const struct tally *t, struct buf *b)
+enum { GAUGES_MAX = 64 };
+
+static unsigned node_gauges(
+	const struct shard *s, const struct tally *t, struct gauge ret[GAUGES_MAX])
 {
 	const struct engine_stats *e = &t->stats;
 	const struct engine_config *cfg = &s->cfg.engine;
 	const struct membership *m = &s->cfg.members;
+	bool replica = membership_role(m, cfg->self) == ROLE_REPLICA;
 	uint64_t other_epoch = 0;
 	for (unsigned i = 0; i < t->n_peers; i++)
 		other_epoch += t->peers[i].info.msgs_other_epoch;
+	const struct gauge all[] = {
+		{"epoch", (int64_t)m->epoch},
+		{"masters_epoch", (int64_t)m->masters_epoch},
+		{"restart_remaining_ms", (int64_t)restart_left_ms(s)},
+		{"quorum", m->n_masters / 2 + 1},
+		{"masters", m->n_masters},
+		{"replicas", m->n_replicas},
+		{"threads", s->cfg.threads},
+		{"slots", cfg->slots},
+		{"max_lease_ms", cfg->max_lease_ms},
+		{"slots_voting", e->slots_voting},
+		{"slots_in_sync", e->slots_in_sync},
+		{replica ? "replica_lag_ms" : NULL, ms_or_none(e->lag_ns)},
+		{"followers", (int64_t)e->followers},
+		{"log_records", (int64_t)e->log_records},
+		{"log_sent", (int64_t)e->log_sent},
+		{"log_gaps", (int64_t)e->log_gaps},
+		{"copied", (int64_t)e->copied},
+		{"snapshots", (int64_t)e->snapshots},
+		{"leases", (int64_t)e->leases},
+		{"promises", (int64_t)e->promises},
+		{"waiters", (int64_t)e->waiters},
+		{"operations", (int64_t)e->ops},
+		{"operations_max", (int64_t)e->ops_max},
+		{"tombstones", (int64_t)e->tombstones},
+		{"shadows", (int64_t)e->shadows},
+		{"staged", (int64_t)e->staged},
+		{"resync_keys", (int64_t)e->resync},
+		{"healed", (int64_t)e->healed},
+		{"sync_full", (int64_t)e->sync_full},
+		{"granted", (int64_t)e->granted},
+		{"refused", (int64_t)e->refused},
+		{"released", (int64_t)e->released},
+		{"extended", (int64_t)e->extended},
+		{"updated", (int64_t)e->updated},
+		{"expired", (int64_t)e->expired},
+		{"stale", (int64_t)e->stale},
+		{"retries", (int64_t)e->retries},
+		{"aborts", (int64_t)e->aborts},
+		{"queries", (int64_t)e->queries},
+		{"dissolved", (int64_t)e->dissolved},
+		{"no_quorum", (int64_t)e->no_quorum},
+		{"unknown", (int64_t)e->unknown},
+		{"limit", (int64_t)e->limit},
+		{"messages_in", (int64_t)e->msgs_in},
+		{"messages_out", (int64_t)e->msgs_out},
+		{"messages_other_epoch", (int64_t)other_epoch},
+	};
+	_Static_assert(sizeof all / sizeof all[0] <= GAUGES_MAX, "the caller's array");
+	unsigned n = 0;
+	for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++)
+		if (all[i].name != NULL)
+			ret[n++] = all[i];
+	return n;
+}
+
+static void add_locker(const struct shard *s, const struct tally *t, struct buf *b)
+{
+	struct gauge gauges[GAUGES_MAX];
+	unsigned n = node_gauges(s, t, gauges);
+	uint8_t self = s->cfg.engine.self;
 	text_add(b, "# Locker\r\ncluster:%s\r\nnode:%u\r\nmember_role:%s\r\nstate:%s\r\n",
-		s->cfg.cluster_name, cfg->self, role_name(s, cfg->self), state_name(own_state(s)));
-	add(b, "epoch", m->epoch);
-	add(b, "masters_epoch", m->masters_epoch);
-	add(b, "restart_remaining_ms", restart_left_ms(s));
-	add(b, "quorum", m->n_masters / 2U + 1);
-	add(b, "masters", m->n_masters);
-	add(b, "replicas", m->n_replicas);
-	add(b, "threads", s->cfg.threads);
-	add(b, "slots", cfg->slots);
-	add(b, "max_lease_ms", cfg->max_lease_ms);
-	add(b, "slots_voting", e->slots_voting);
-	add(b, "slots_in_sync", e->slots_in_sync);
-	if (membership_role(m, cfg->self) == ROLE_REPLICA)
-		text_add(b, "replica_lag_ms:%lld\r\n", (long long)ms_or_none(e->lag_ns));
-	add_replication(t, b);
-	add(b, "leases", e->leases);
-	add(b, "promises", e->promises);
-	add(b, "waiters", e->waiters);
-	add(b, "operations", e->ops);
-	add(b, "operations_max", e->ops_max);
-	add(b, "tombstones", e->tombstones);
-	add(b, "shadows", e->shadows);
-	add(b, "staged", e->staged);
-	add(b, "resync_keys", e->resync);
-	add(b, "healed", e->healed);
-	add(b, "sync_full", e->sync_full);
-	add(b, "granted", e->granted);
-	add(b, "refused", e->refused);
-	add(b, "released", e->released);
-	add(b, "extended", e->extended);
-	add(b, "updated", e->updated);
-	add(b, "expired", e->expired);
-	add(b, "stale", e->stale);
-	add(b, "retries", e->retries);
-	add(b, "aborts", e->aborts);
-	add(b, "queries", e->queries);
-	add(b, "dissolved", e->dissolved);
-	add(b, "no_quorum", e->no_quorum);
-	add(b, "unknown", e->unknown);
-	add(b, "limit", e->limit);
-	add(b, "messages_in", e->msgs_in);
-	add(b, "messages_out", e->msgs_out);
-	add(b, "messages_other_epoch", other_epoch);
+		s->cfg.cluster_name, self, role_name(s, self), state_name(own_state(s)));
+	for (unsigned i = 0; i < n; i++)
+		text_add(b, "%s:%lld\r\n", gauges[i].name, (long long)gauges[i].value);
 	text_add(b, "\r\n");
 }
 
@@ -416,4 +431,74 @@ void nodes_reply(const struct shard *s, const struct tally *t, bool resp3, struc
 		struct node_view v = view_of(s, t, nodes[i]);
 		add_node(b, resp3, &v);
 	}
+}
+
+/* ---- STATS ---- */
+
+static const char *const shard_fields[] = {"slots", "slots_voting", "slots_in_sync", "leases",
+	"promises", "waiters", "operations", "tombstones", "granted", "refused", "released",
+	"expired", "used_memory", "connected_clients", "total_commands_processed",
+	"commands_in_flight"};
+enum { SHARD_FIELDS = sizeof shard_fields / sizeof shard_fields[0] };
+
+/* One of each shard, in the order in which they answer. */
+struct shard_row {
+	uint64_t shard;
+	uint64_t fields[SHARD_FIELDS];
+};
+
+void stats_answer(const struct shard *s, struct tally *t, struct buf *text)
+{
+	const struct engine_stats *e = &t->stats;
+	struct shard_row row = {.shard = s->cfg.index,
+		.fields = {e->slots, e->slots_voting, e->slots_in_sync, e->leases, e->promises,
+			e->waiters, e->ops, e->tombstones, e->granted, e->refused, e->released,
+			e->expired, e->memory_bytes, t->clients, t->commands, t->calls}};
+	t->failed |= buf_append(text, &row, sizeof row) != 0;
+}
+
+static void add_shard(const struct buf *rows, unsigned shard, bool resp3, struct buf *b)
+{
+	struct shard_row row;
+	for (size_t at = 0; at < rows->len; at += sizeof row) {
+		memcpy(&row, rows->data + at, sizeof row);
+		if (row.shard != shard)
+			continue;
+		resp_map(b, resp3, SHARD_FIELDS + 1);
+		field_int(b, "shard", shard);
+		for (unsigned i = 0; i < SHARD_FIELDS; i++)
+			field_int(b, shard_fields[i], (int64_t)row.fields[i]);
+	}
+}
+
+void stats_reply(const struct shard *s, const struct tally *t, const struct buf *text, bool resp3,
+	struct buf *b)
+{
+	uint8_t self = s->cfg.engine.self;
+	struct gauge all[GAUGES_MAX];
+	unsigned n = node_gauges(s, t, all);
+	const struct gauge more[] = {
+		{"uptime_in_seconds", (int64_t)((s->now.mclk - s->started_mclk) / 1000000000)},
+		{"used_memory", (int64_t)t->stats.memory_bytes},
+		{"connected_clients", (int64_t)t->clients},
+		{"maxclients", s->cfg.max_clients},
+		{"total_connections_received", (int64_t)t->connections},
+		{"total_commands_processed", (int64_t)t->commands},
+		{"commands_in_flight", (int64_t)t->calls},
+		{"client_output_limit_disconnections", (int64_t)t->closed_slow},
+	};
+	unsigned n_more = sizeof more / sizeof more[0];
+	resp_map(b, resp3, 4 + n + n_more + 1);
+	field_str(b, "cluster", s->cfg.cluster_name);
+	field_int(b, "node", self);
+	field_str(b, "member_role", role_name(s, self));
+	field_str(b, "state", state_name(own_state(s)));
+	for (unsigned i = 0; i < n; i++)
+		field_int(b, all[i].name, all[i].value);
+	for (unsigned i = 0; i < n_more; i++)
+		field_int(b, more[i].name, more[i].value);
+	resp_bulk_str(b, "shards");
+	resp_array(b, s->cfg.threads);
+	for (unsigned i = 0; i < s->cfg.threads; i++)
+		add_shard(text, i, resp3, b);
 }

@@ -18,9 +18,13 @@ const struct command commands[] = {
 	{"WAITFOR", waitfor_command, 3, 3, CMD_READ | CMD_BLOCKING, 1, 1},
 	{"WAITRELEASE", waitrelease_command, 3, 3, CMD_READ | CMD_BLOCKING, 1, 1},
 	{"CANCEL", cancel_command, 2, 2, CMD_WRITE, 0, 0},
+	{"LOCKS", locks_command, 3, 7, CMD_READ | CMD_BARRIER, 0, 0},
+	{"BREAK", break_command, 4, 4, CMD_WRITE, 1, 1},
 	{"LAG", lag_command, 1, 1, CMD_ADMIN, 0, 0},
 	{"SUMMARY", summary_command, 1, 1, CMD_BARRIER, 0, 0},
 	{"NODES", nodes_command, 1, 1, CMD_BARRIER, 0, 0},
+	{"STATS", stats_command, 1, 1, CMD_ADMIN | CMD_BARRIER, 0, 0},
+	{"SHARDINFO", shardinfo_command, 1, 1, CMD_ADMIN, 0, 0},
 	{"SETNODES", setnodes_command, 2, ARGS_MAX, CMD_BARRIER | CMD_ADMIN, 0, 0},
 	/* Redis: locks */
 	{"SET", set_command, 3, ARGS_MAX, CMD_WRITE, 1, 1},

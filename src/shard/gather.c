@@ -109,34 +109,9 @@ static uint64_t kill_clients(struct shard *s, const struct ask *ask)
 	return killed;
 }
 
-struct scan {
-	const struct ask *ask;
-	struct buf *text; /* u16 length and bytes of each key */
-	uint32_t keys;
-	bool failed;
-};
-
-static void scan_each(void *arg, const struct scan_item *item)
-{
-	struct scan *scan = arg;
-	struct bytes pattern = bytes_of(scan->ask->text, scan->ask->text_bytes);
-	if (scan->ask->has_text && !glob_match(pattern, item->key, false))
-		return;
-	uint8_t *p = buf_reserve(scan->text, 2 + item->key.len);
-	if (p == NULL) {
-		scan->failed = true;
-		return;
-	}
-	put_u16(p, (uint16_t)item->key.len);
-	memcpy(p + 2, item->key.p, item->key.len);
-	scan->text->len += 2 + item->key.len;
-	scan->keys++;
-}
-
 static void answer(struct shard *s, const struct ask *ask, struct tally *t, struct buf *text)
 {
 	const struct clients *c = s->clients;
-	struct scan scan = {.ask = ask, .text = text};
 	*t = (struct tally){
 		.clients = c->n_conns,
 		.commands = c->commands,
@@ -158,12 +133,12 @@ static void answer(struct shard *s, const struct ask *ask, struct tally *t, stru
 		t->killed = kill_clients(s, ask);
 		break;
 	case ASK_SCAN:
-		if (t->no_copy)
-			break;
-		t->cursor =
-			engine_scan(s->engine, &s->time, ask->cursor, ask->count, scan_each, &scan);
-		t->keys = scan.keys;
-		t->failed = scan.failed;
+	case ASK_LOCKS:
+		walk_answer(s, ask, t, text);
+		break;
+	case ASK_STATS:
+		tally_peers(s, t);
+		stats_answer(s, t, text);
 		break;
 	default:
 		break;
@@ -311,32 +286,6 @@ static void reply_summary(const struct shard *s, const struct gather *g, bool re
 	resp_int(b, s->cfg.engine.self);
 }
 
-static void reply_scan(const struct shard *s, const struct gather *g, struct buf *b)
-{
-	unsigned threads = s->cfg.threads;
-	unsigned shard = g->ask.shard;
-	uint64_t cursor = 0;
-	if (g->tally.cursor != 0)
-		cursor = g->tally.cursor * threads + shard;
-	else if (shard + 1 < threads)
-		cursor = shard + 1;
-	resp_array(b, 2);
-	char digits[24];
-	uint8_t *end = (uint8_t *)digits + sizeof digits;
-	uint8_t *p = end;
-	do {
-		*--p = (uint8_t)('0' + cursor % 10);
-		cursor /= 10;
-	} while (cursor != 0);
-	resp_bulk(b, bytes_of(p, (size_t)(end - p)));
-	resp_array(b, g->tally.keys);
-	for (size_t at = 0; at < g->text.len;) {
-		uint16_t len = get_u16(g->text.data + at);
-		resp_bulk(b, bytes_of(g->text.data + at + 2, len));
-		at += 2U + len;
-	}
-}
-
 static void write_reply(struct shard *s, const struct gather *g, bool resp3, struct buf *b)
 {
 	struct buf *text = &s->clients->answer;
@@ -370,10 +319,11 @@ static void write_reply(struct shard *s, const struct gather *g, bool resp3, str
 			resp_error(b, "ERR No such client");
 		break;
 	case ASK_SCAN:
-		if (g->tally.no_copy)
-			reply_no_copy(b);
-		else
-			reply_scan(s, g, b);
+	case ASK_LOCKS:
+		walk_reply(s, &g->ask, &g->tally, &g->text, b);
+		break;
+	case ASK_STATS:
+		stats_reply(s, &g->tally, &g->text, resp3, b);
 		break;
 	default:
 		CHECK(!"a question");
@@ -451,10 +401,9 @@ enum run gather_start(struct request *rq, struct ask *ask)
 	return start(rq, ask, 0, rq->s->cfg.threads);
 }
 
-enum run gather_start_one(struct request *rq, struct ask *ask, unsigned shard)
+enum run gather_start_one(struct request *rq, struct ask *ask)
 {
-	ask->shard = (uint16_t)shard;
-	return start(rq, ask, shard, shard + 1);
+	return start(rq, ask, ask->shard, ask->shard + 1U);
 }
 
 /* ---- mail ---- */

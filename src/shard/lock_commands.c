@@ -4,8 +4,7 @@
 
 /* The lock commands of commands.md: arguments to operations. */
 
-/* [TOKEN n] as the only option, from argv[i]. */
-static bool take_token(struct request *rq, unsigned i, struct op_request *op)
+bool arg_token(struct request *rq, unsigned i, struct op_request *op)
 {
 	if (i == rq->argc)
 		return true;
@@ -82,7 +81,7 @@ enum run update_command(struct request *rq)
 {
 	struct event ev = {.type = EV_OP};
 	struct op_request *op = &ev.op;
-	if (!arg_key(rq, 1) || !arg_value(rq, 2) || !arg_value(rq, 3) || !take_token(rq, 4, op))
+	if (!arg_key(rq, 1) || !arg_value(rq, 2) || !arg_value(rq, 3) || !arg_token(rq, 4, op))
 		return RUN_DONE;
 	op->kind = OP_UPDATE;
 	op->key = rq->argv[1];
@@ -96,7 +95,7 @@ enum run extend_command(struct request *rq)
 	struct event ev = {.type = EV_OP};
 	struct op_request *op = &ev.op;
 	if (!arg_key(rq, 1) || !arg_value(rq, 2) || !arg_ttl(rq, 3, 1, &op->ttl_ms) ||
-		!take_token(rq, 4, op))
+		!arg_token(rq, 4, op))
 		return RUN_DONE;
 	op->kind = OP_EXTEND;
 	op->key = rq->argv[1];
@@ -109,7 +108,7 @@ enum run release_command(struct request *rq)
 {
 	struct event ev = {.type = EV_OP};
 	struct op_request *op = &ev.op;
-	if (!arg_key(rq, 1) || !arg_value(rq, 2) || !take_token(rq, 3, op))
+	if (!arg_key(rq, 1) || !arg_value(rq, 2) || !arg_token(rq, 3, op))
 		return RUN_DONE;
 	op->kind = OP_RELEASE;
 	op->key = rq->argv[1];

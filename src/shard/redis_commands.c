@@ -211,46 +211,26 @@ enum run script_command(struct request *rq)
 
 /* ---- SCAN ---- */
 
-/* A cursor is engine cursor * threads + thread; each call visits one thread. */
 enum run scan_command(struct request *rq)
 {
 	enum { COUNT_DEFAULT = 10, COUNT_MAX = 1000 };
 	struct ask ask = {.question = ASK_SCAN, .count = COUNT_DEFAULT};
-	unsigned threads = rq->s->cfg.threads;
-	int64_t cursor;
-	if (!arg_int(rq->argv[1], &cursor) || cursor < 0 ||
-		(uint64_t)cursor / threads > UINT32_MAX) {
-		resp_error(rq->out, "ERR invalid cursor");
-		return RUN_DONE;
-	}
 	bool counted = false;
+	if (!arg_cursor(rq, 1, &ask))
+		return RUN_DONE;
 	for (unsigned i = 2; i < rq->argc; i += 2) {
 		if (i + 1 == rq->argc)
 			return fail_syntax(rq);
-		struct bytes arg = rq->argv[i + 1];
 		if (arg_is(rq->argv[i], "MATCH") && !ask.has_text) {
-			if (arg.len > PATTERN_MAX_BYTES) {
-				resp_error(rq->out,
-					"LIMIT pattern of %u bytes is above the limit of %d",
-					arg.len, PATTERN_MAX_BYTES);
+			if (!arg_text(rq, i + 1, "pattern", PATTERN_MAX_BYTES, &ask))
 				return RUN_DONE;
-			}
-			ask.has_text = true;
-			ask.text_bytes = (uint16_t)arg.len;
-			if (arg.len > 0)
-				memcpy(ask.text, arg.p, arg.len);
 		} else if (arg_is(rq->argv[i], "COUNT") && !counted) {
-			int64_t count;
-			if (!arg_number(rq, i + 1, INT64_MIN, INT64_MAX, &count))
-				return RUN_DONE;
-			if (count < 1)
-				return fail_syntax(rq);
 			counted = true;
-			ask.count = (uint32_t)(count < COUNT_MAX ? count : COUNT_MAX);
+			if (!arg_count(rq, i + 1, COUNT_MAX, &ask))
+				return RUN_DONE;
 		} else {
 			return fail_syntax(rq);
 		}
 	}
-	ask.cursor = (uint64_t)cursor / threads;
-	return gather_start_one(rq, &ask, (unsigned)((uint64_t)cursor % threads));
+	return gather_start_one(rq, &ask);
 }

@@ -170,6 +170,7 @@ static void give_op(struct drive *d)
 		if (r.token > BALLOT_MAX)
 			r.token = BALLOT_MAX;
 	}
+	r.any_value = r.kind == OP_RELEASE && r.has_token && (flags & 16) != 0;
 	r.wait = r.kind == OP_LOCK && (flags & 16) != 0;
 	r.idempotent = r.kind == OP_LOCK && (flags & 32) != 0;
 	if (r.wait || r.kind == OP_WAITFOR || r.kind == OP_WAITRELEASE)

@@ -19,6 +19,7 @@ void history_begin(struct world *w, struct call *call)
 		.outcome = OUT_UNKNOWN,
 		.client = (uint8_t)call->client,
 		.has_token = call->has_token,
+		.any_value = call->any_value,
 		.optional = true,
 		.value = call->value,
 		.new_value = call->kind == OP_LOCK ? call->idempotent : call->new_value,

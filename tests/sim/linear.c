@@ -29,7 +29,7 @@ enum step_kind {
 
 struct step {
 	uint8_t kind;
-	bool optional, repeats;
+	bool optional, repeats, any_value;
 	uint32_t value, new_value;
 	uint64_t token, until, begin, end, told;
 };
@@ -115,7 +115,7 @@ static void go_on(struct state *s, const struct step *p)
 
 static bool holds(const struct state *s, const struct step *p)
 {
-	return s->token == p->token && s->value == p->value;
+	return s->token == p->token && (p->any_value || s->value == p->value);
 }
 
 static bool apply(struct state *s, const struct step *p)
@@ -160,7 +160,8 @@ static bool apply(struct state *s, const struct step *p)
 	case STEP_PART_RELEASE:
 		/* What it left undecided was decided when the lease was seen to go on afterwards.
 		 */
-		if (s->token == 0 || s->value != p->value || s->extended > p->told)
+		if (s->token == 0 || s->extended > p->told ||
+			(p->any_value ? s->token != p->token : s->value != p->value))
 			return false;
 		/* One that landed at a minority leaves no more than what is promised anew. */
 		s->until = 0;
@@ -190,6 +191,7 @@ static struct step *step_add(uint8_t kind, const struct record *r)
 		.value = r->value,
 		.new_value = r->new_value,
 		.token = r->token,
+		.any_value = r->any_value,
 		.until = r->until,
 		.begin = r->begin,
 		.end = r->end,
@@ -247,6 +249,19 @@ static void find_last_of_locks(const struct world *w)
 	}
 }
 
+/* When the lease that a BREAK names was told of last. */
+static uint64_t last_of_token(const struct world *w, const struct record *r)
+{
+	const struct history *h = &w->history;
+	uint64_t last = 0;
+	for (uint32_t i = 0; i < h->records; i++) {
+		const struct record *o = &h->record[i];
+		if (o->key == r->key && !o->optional && o->token == r->asked_token && o->end > last)
+			last = o->end;
+	}
+	return last;
+}
+
 static void add_maybe_release(const struct world *w, const struct record *r)
 {
 	uint64_t lease_ns =
@@ -255,10 +270,15 @@ static void add_maybe_release(const struct world *w, const struct record *r)
 	/* What comes back may have been extended under another value. */
 	uint64_t used_at = w->swarm.back_ppm == 0 ? last_use[r->value]
 						  : last_of_lock[client_first_value(r->value)];
+	if (r->any_value) {
+		used_at = last_of_token(w, r);
+		p->token = r->asked_token;
+	}
 	uint64_t last = used_at > r->begin ? used_at : r->begin;
 	p->optional = true;
 	p->end = last + lease_ns;
-	used(r->value, p->end); /* what wrote it matters (seed 822) */
+	if (!r->any_value)
+		used(r->value, p->end); /* what wrote it matters (seed 822) */
 	steps[n_steps] = *p;
 	steps[n_steps++].kind = STEP_PART_RELEASE;
 }
@@ -341,7 +361,7 @@ static bool has_origin(const struct step *p)
 	for (uint32_t k = 0; k < n_steps; k++) {
 		const struct step *q = &steps[k];
 		bool made = (q->kind == STEP_LOCK || q->kind == STEP_GHOST) &&
-			    q->token == p->token && q->value == p->value;
+			    q->token == p->token && (p->any_value || q->value == p->value);
 		bool written = (q->kind == STEP_UPDATE || q->kind == STEP_MAYBE_UPDATE) &&
 			       q->new_value == p->value;
 		if (made || written)

@@ -32,6 +32,7 @@ static const char *const names[MUTANT_COUNT] = {
 	[MUTANT_EXTEND_LATE] = "extend-late",
 	[MUTANT_RELEASE_MINORITY] = "release-minority",
 	[MUTANT_RELEASE_UNKNOWN_EARLY] = "release-unknown-early",
+	[MUTANT_BREAK_ANY] = "break-any",
 	[MUTANT_UPDATE_MINORITY] = "update-minority",
 	[MUTANT_UPDATE_UNPREPARED] = "update-unprepared",
 	[MUTANT_UPDATE_FIRST_REPLY] = "update-first-reply",

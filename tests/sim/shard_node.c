@@ -402,7 +402,9 @@ static void request(struct world *w, unsigned id, const struct op_request *r)
 	if (!e->open)
 		end_open(e, LINK_CLIENT, id, 0, client);
 	call->stream = e->link.serial;
-	if (r->kind <= OP_RELEASE)
+	if (r->any_value)
+		argv[0] = bytes_str("BREAK");
+	else if (r->kind <= OP_RELEASE)
 		argv[argc++] = r->value;
 	if (r->kind == OP_UPDATE)
 		argv[argc++] = r->new_value;

@@ -296,7 +296,7 @@ struct call {
 	uint16_t client; /* CLIENTS_MAX: nobody waits for it any more */
 	uint16_t next_free;
 	uint8_t node, key, kind;
-	bool idempotent, wait, has_token, has_ttl, own_value;
+	bool idempotent, wait, has_token, any_value, has_ttl, own_value;
 	uint32_t life;
 	uint32_t value, new_value, ttl_ms;
 	uint64_t token, wait_ms;
@@ -310,7 +310,7 @@ struct call {
 /* ---- history.c ---- */
 struct record {
 	uint8_t key, kind, outcome, client;
-	bool done, optional, has_token;
+	bool done, optional, has_token, any_value;
 	/* What was asked; a READ: what was found, in value; a LOCK: 1 in new_value: idempotent. */
 	uint32_t value, new_value;
 	uint64_t token; /* what was answered */

@@ -47,15 +47,26 @@ uint64_t engine_scan(const struct engine *e, const struct engine_time *now, uint
 	unsigned count, void (*each)(void *arg, const struct scan_item *item), void *arg)
 {
 	(void)now;
-	(void)count;
+	w.scan_count = count;
 	for (unsigned i = 0; i < 2 && cursor < 5; i++, cursor++) {
 		char key[8];
 		snprintf(key, sizeof key, "k%d%u", e == (const void *)&w.sh[0] ? 0 : 1,
 			(unsigned)cursor);
-		struct scan_item item = {.key = bytes_str(key)};
+		struct scan_item item = {.key = bytes_str(key),
+			.value = bytes_str("v"),
+			.client = bytes_str("c"),
+			.token = 70 + cursor,
+			.remaining_ns = 1000001,
+			.held_ns = 2999999,
+			.node = 2};
 		each(arg, &item);
 	}
 	return cursor < 5 ? cursor : 0;
+}
+
+uint32_t engine_waiters(const struct engine *e, struct bytes key)
+{
+	return key.p[key.len - 1] == '4' ? (e == (const void *)&w.sh[0] ? 1 : 2) : 0;
 }
 
 void peers_info(const struct shard *s, uint8_t node, struct peer_info *ret)

@@ -47,6 +47,7 @@ struct world {
 	struct mail_setnodes setnodes; /* the last one that the control thread got */
 	unsigned n_setnodes, setnodes_from;
 	struct engine_stats stats[THREADS];
+	unsigned scan_count;
 	struct peer_info peers[THREADS][NODE_ID_MAX + 1]; /* all zero: never heard of */
 };
 

@@ -47,7 +47,7 @@ static void test_client_commands_argument_errors(void **state)
 		{"UNSETNODES MASTERS 1",
 			"-ERR unknown command 'UNSETNODES', with args beginning with: "
 			"'MASTERS' '1' \r\n"},
-		{"STATS", "-ERR unknown command 'STATS'"},
+		{"OBSERVE", "-ERR unknown command 'OBSERVE'"},
 		{"MULTI", "-ERR unknown command 'MULTI'"},
 		{"GET", "-ERR wrong number of arguments for 'get' command\r\n"},
 		{"EXISTS a @", "-ERR the key is empty"},
@@ -334,8 +334,10 @@ static void test_client_commands_connection_commands(void **state)
 	expect(x,
 		"*2\r\n*10\r\n$3\r\nget\r\n:2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n"
 		"*0\r\n*0\r\n$-1\r\n");
+	char count[16];
+	snprintf(count, sizeof count, "*%u\r\n*10\r\n", commands_count);
 	say(x, "COMMAND");
-	expect_start(x, "*6");
+	expect_start(x, count);
 	say(x, "COMMAND DOCS");
 	say(x, "SELECT 0");
 	expect(x, "*0\r\n+OK\r\n");
