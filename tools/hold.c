@@ -13,10 +13,6 @@
 #include "child.h"
 #include "output.h"
 
-/* Between the end of all processes and the end of the lease: what a kill may take, on a machine
- * with other things to do. */
-#define MARGIN_MAX_NS (500 * NS_PER_MS)
-
 extern char **environ;
 
 enum phase {
@@ -306,11 +302,8 @@ int hold_run(const struct hold_wish *w, bool *ret_again)
 {
 	static struct hold h;
 
-	h = (struct hold){.wish = w,
-		.margin_ns = w->lock.ttl_ms * NS_PER_MS / 10,
-		.grace_ns = w->grace_ms * NS_PER_MS};
-	if (h.margin_ns > MARGIN_MAX_NS)
-		h.margin_ns = MARGIN_MAX_NS;
+	h = (struct hold){
+		.wish = w, .margin_ns = w->lock.margin_ns, .grace_ns = w->grace_ms * NS_PER_MS};
 	*ret_again = false;
 	h.alarm_fd = alarm_open();
 	int r = h.alarm_fd < 0 ? h.alarm_fd : open_signals(&h);

@@ -13,6 +13,7 @@ enum {
 	TTL_DEFAULT_MS = 15000,
 	TTL_MIN_MS = 100, /* a shorter one could not be kept reliably */
 	GRACE_MAX_DEFAULT_MS = 10000,
+	MARGIN_MAX_MS = 500,
 };
 
 static int refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -80,6 +81,10 @@ static int check_bounds(struct hold_wish *w)
 	if (w->grace_ms > w->lock.ttl_ms / 2)
 		return refuse("--kill-grace: at most half of --ttl, or no time is left to extend "
 			      "the lease");
+	/* What it may take until all processes are gone, on a machine with other things to do. */
+	w->lock.margin_ns = w->lock.ttl_ms * NS_PER_MS / 10;
+	if (w->lock.margin_ns > MARGIN_MAX_MS * NS_PER_MS)
+		w->lock.margin_ns = MARGIN_MAX_MS * NS_PER_MS;
 	return 0;
 }
 

@@ -327,8 +327,8 @@ static enum answer extend_once(struct keeper *k, int64_t timeout_ms, struct leas
 	return take_grant(k, reply, since, ret);
 }
 
-/* Until it is to end, or the lock is lost. */
-static void keep(struct keeper *k)
+/* Until it is to end, or the lock is lost. False: it is another's, or nobody's. */
+static bool keep(struct keeper *k)
 {
 	int64_t ttl_ns = k->wish.ttl_ms * NS_PER_MS;
 	/* Of the third of a lease in which it may fail, four nodes that hang use up no more than
@@ -345,14 +345,14 @@ static void keep(struct keeper *k)
 		if (rest_ns == 0)
 			rest_ns = lease_left_ns(lease) - ttl_ns * 2 / 3;
 		if (!rest(k, rest_ns))
-			return;
+			return true;
 		enum answer answer = extend_once(k, timeout_ms, &longer);
-		bool ended = lease_left_ns(lease) <= 0;
-		if (ended && answer != ANSWER_NOT_OURS)
-			complain(k, "the lease ended before it was extended");
-		if (ended || answer == ANSWER_NOT_OURS || answer == ANSWER_HELD) {
+		bool too_late = lease_left_ns(lease) <= k->wish.margin_ns;
+		if (answer == ANSWER_GRANTED && too_late)
+			complain(k, "it was extended too late");
+		if (too_late || answer == ANSWER_NOT_OURS) {
 			publish(k, KEEPER_LOST, NULL);
-			return;
+			return answer != ANSWER_NOT_OURS;
 		}
 		if (answer == ANSWER_REFUSED)
 			leave_node(k);
@@ -393,8 +393,7 @@ static void *keeper_main(void *arg)
 	srandom((unsigned)getpid());
 	endpoints_resolve(&k->nodes, k->wish.nodes);
 	if (acquire(k)) {
-		keep(k);
-		if (k->view.state == KEEPER_HOLDS)
+		if (keep(k))
 			release(k, k->view.lease.token);
 	} else {
 		if (k->may_hold && k->wish.value_is_unique)

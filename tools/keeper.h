@@ -18,7 +18,8 @@ struct lock_wish {
 	const char *key, *value;
 	bool value_is_unique; /* nobody else's: what is held with it is ours */
 	int64_t ttl_ms;
-	int64_t wait_ms; /* 0: try each node once */
+	int64_t wait_ms;   /* 0: try each node once */
+	int64_t margin_ns; /* before the end of a lease it counts as over */
 };
 
 struct lease {
@@ -31,7 +32,7 @@ enum keeper_state {
 	KEEPER_SEEKS,
 	KEEPER_HOLDS,
 	KEEPER_REFUSED, /* it could not be taken */
-	KEEPER_LOST,    /* a node says that it is not ours any more, or the lease has ended */
+	KEEPER_LOST,    /* a node says that it is not ours any more, or it was too late */
 };
 
 struct keeper_view {
