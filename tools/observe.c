@@ -1,6 +1,5 @@
 #include "programs.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,30 +88,24 @@ static void next_node(struct observer *w)
 	w->at = (w->at + 1) % w->nodes.n;
 }
 
-/* As sync_command(), and -EAGAIN: this node cannot tell. After a failure the next one is at hand.
- */
-static int ask(struct observer *w, const char *verb, const char *last, int64_t wait_ms,
+/* False: this node cannot tell, w->why says why, and the next one is at hand. */
+static bool ask(struct observer *w, const char *verb, const char *last, int64_t wait_ms,
 	const struct resp_value **ret)
 {
 	const struct bytes argv[] = {bytes_str(verb), bytes_str(w->key), bytes_str(last)};
-	int r = 0;
+	const char *address = w->nodes.address[w->at];
+	bool opened = w->linked || sync_open(&w->link, address, w->o->timeout_ms) == 0;
 
-	if (!w->linked) {
-		r = sync_open(&w->link, w->nodes.address[w->at], w->o->timeout_ms);
-		w->linked = true;
-	}
-	if (r == 0)
-		r = sync_command(&w->link, 3, argv, w->o->timeout_ms + wait_ms, ret);
-	if (r < 0)
-		snprintf(w->why, sizeof w->why, "%s: %s", w->nodes.address[w->at], w->link.why);
-	if (r == 0 && (*ret)->type == RESP_ERR) {
-		snprintf(w->why, sizeof w->why, "%s: %.*s", w->nodes.address[w->at],
-			(int)(*ret)->str.len, (const char *)(*ret)->str.p);
-		r = -EAGAIN;
-	}
-	if (r < 0)
-		next_node(w);
-	return r;
+	w->linked = true;
+	if (!opened || sync_command(&w->link, 3, argv, w->o->timeout_ms + wait_ms, ret) != 0)
+		snprintf(w->why, sizeof w->why, "%s: %s", address, w->link.why);
+	else if ((*ret)->type == RESP_ERR)
+		snprintf(w->why, sizeof w->why, "%s: %.*s", address, (int)(*ret)->str.len,
+			(const char *)(*ret)->str.p);
+	else
+		return true;
+	next_node(w);
+	return false;
 }
 
 static bool is_same(const struct leader *a, const struct leader *b)
@@ -121,15 +114,14 @@ static bool is_same(const struct leader *a, const struct leader *b)
 	       bytes_eq(bytes_of(a->value, a->value_bytes), bytes_of(b->value, b->value_bytes));
 }
 
-/* 1: the leader is another one than before; 0: the same; or an error of ask(). */
+/* 1: the leader is another one than before; 0: the same; -1: no answer. */
 static int look(struct observer *w)
 {
 	const struct resp_value *reply, *value, *token;
 	static struct leader now;
-	int r = ask(w, "HOLDER", "QUORUM", 0, &reply);
 
-	if (r < 0)
-		return r;
+	if (!ask(w, "HOLDER", "QUORUM", 0, &reply))
+		return -1;
 	now = (struct leader){.known = true};
 	value = sync_map_get(reply, "value");
 	token = sync_map_get(reply, "token");
@@ -146,15 +138,16 @@ static int look(struct observer *w)
 	return 1;
 }
 
-/* Until the node tells of a change, or for a while: 1, 0, or an error of ask(). */
+/* Until the node tells of a change: 1; or for a while: 0; -1: no answer. */
 static int wait_for_change(struct observer *w)
 {
 	const struct resp_value *reply;
 	char ms[16];
 
 	snprintf(ms, sizeof ms, "%d", LOOK_EVERY_MS);
-	int r = ask(w, w->leader.held ? "WAITRELEASE" : "WAITFOR", ms, LOOK_EVERY_MS, &reply);
-	return r < 0 ? r : reply->type != RESP_NULL;
+	if (!ask(w, w->leader.held ? "WAITRELEASE" : "WAITFOR", ms, LOOK_EVERY_MS, &reply))
+		return -1;
+	return reply->type != RESP_NULL;
 }
 
 static _Noreturn void observe(struct observer *w)

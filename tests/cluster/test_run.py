@@ -79,6 +79,19 @@ def exists(pid):
         return False
 
 
+def children(pid):
+    """Their process ids, in text."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as stat:
+                if stat.read().rsplit(")", 1)[1].split()[1] == str(pid):
+                    found.append(entry)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return found
+
+
 class Runs:
     """Mixed into test cases: starts the program, and leaves nothing running."""
 
@@ -303,6 +316,17 @@ class Signals(Runs, ClusterCase):
         for line in started:
             eventually(lambda pid=line[2]: not exists(pid), "the whole group is gone")
         self.assertEqual(len(diary.lines("end")), 0)
+
+    def test_parent_killed_after_its_guard(self):
+        diary = Diary(self)
+        process = self.spawn("run", self.key, "--", *diary.command(60, "stay"))
+        worker = diary.wait_start()[0][2]
+        guards = [pid for pid in children(process.pid) if pid != worker]
+        self.assertEqual(len(guards), 1)
+        os.kill(int(guards[0]), signal.SIGKILL)
+        process.kill()
+        process.wait()
+        eventually(lambda: not exists(worker), "the command is gone")
 
     def test_parent_stopped_for_longer_than_the_lease(self):
         diary = Diary(self)
