@@ -183,6 +183,7 @@ static int start_child(struct hold *h)
 	return r;
 }
 
+/* Once that is done: nobody may be reading what is said, and then it takes as long as they like. */
 static void lose(struct hold *h)
 {
 	if (!h->lost)
@@ -200,13 +201,13 @@ static int64_t watch_lease(struct hold *h)
 	int64_t left_ns = lease_left_ns(&h->view.lease) - h->margin_ns;
 
 	if (h->view.state == KEEPER_LOST || left_ns <= 0) {
-		if (!h->child.ended)
-			lose(h);
 		if (h->phase != PHASE_KILLED)
 			kill_it(h);
+		if (!h->child.ended)
+			lose(h);
 	} else if (h->phase == PHASE_RUNS && left_ns <= h->grace_ns) {
-		lose(h);
 		ask_to_end(h);
+		lose(h);
 	}
 	if (h->phase == PHASE_RUNS)
 		return left_ns - h->grace_ns;

@@ -283,32 +283,31 @@ static int64_t wait_left_ms(const struct keeper *k, struct instant begun)
 static bool acquire(struct keeper *k)
 {
 	struct instant begun = instant_now();
-	size_t failures = 0;
+	size_t failures = 0, refusals = 0;
 
 	for (;;) {
 		struct lease lease;
-		int64_t wait_ms = wait_left_ms(k, begun);
+		enum answer answer = lock_once(k, wait_left_ms(k, begun), &lease);
+		bool over = wait_left_ms(k, begun) == 0;
 
-		switch (lock_once(k, wait_ms, &lease)) {
-		case ANSWER_GRANTED:
+		if (answer == ANSWER_GRANTED) {
 			publish(k, KEEPER_HOLDS, &lease);
 			return true;
-		case ANSWER_HELD:
-			if (wait_left_ms(k, begun) == 0)
-				return false;
-			break;
-		case ANSWER_FAILED:
-			if (++failures % k->nodes.n != 0)
-				break;
-			if (wait_left_ms(k, begun) == 0)
-				return false;
-			tell_news(k);
-			if (!rest(k, (ROUND_PAUSE_MS + random() % ROUND_PAUSE_MS) * NS_PER_MS))
-				return false;
-			break;
-		default:
-			return false;
 		}
+		if (answer == ANSWER_ENDING || (answer == ANSWER_HELD && over))
+			return false;
+		/* One node at a limit is no reason to give up; all of them are: what was asked for
+		 * is too much. */
+		refusals = answer == ANSWER_REFUSED ? refusals + 1 : 0;
+		if (answer == ANSWER_REFUSED)
+			leave_node(k);
+		if (answer == ANSWER_HELD || ++failures % k->nodes.n != 0)
+			continue;
+		if (over || refusals >= k->nodes.n)
+			return false;
+		tell_news(k);
+		if (!rest(k, (ROUND_PAUSE_MS + random() % ROUND_PAUSE_MS) * NS_PER_MS))
+			return false;
 	}
 }
 

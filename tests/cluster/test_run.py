@@ -4,6 +4,7 @@
 Who ran when is judged by one clock: the commands write lines with the time of this machine
 (CLOCK_MONOTONIC) into files, and the tests read the same clock.
 """
+import contextlib
 import json
 import os
 import pty
@@ -267,6 +268,27 @@ class Contention(Runs, ClusterCase):
         self.assertRun(done, LOST)
         self.assertIn(b"lost", done[2])
         self.assertEqual(diary.lines("end"), [])
+
+    def test_nobody_reads_what_it_says(self):
+        """Its stderr is full when the lock is lost: the command is stopped all the same."""
+        diary = Diary(self)
+        theirs, ours = os.pipe()
+        self.addCleanup(os.close, theirs)
+        os.set_blocking(ours, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(ours, b"x" * 4096)
+        os.set_blocking(ours, True)
+        process = self.spawn("run", self.key, "--ttl", "3s", "--value", "v", "--",
+                             *diary.command(60, "stay"), stderr=ours)
+        os.close(ours)
+        worker = diary.wait_start()[0][2]
+        with self.cluster[1].client() as client:
+            self.assertGranted(client.cmd("RELEASE", self.key, "v"))
+        eventually(lambda: not exists(worker), "the command is gone")
+        os.read(theirs, 1 << 20)
+        process.wait(60)
+        self.assertEqual(process.returncode, LOST)
 
     def test_a_waiter_that_is_interrupted_leaves(self):
         with self.cluster[1].client() as client:
