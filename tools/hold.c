@@ -291,7 +291,7 @@ static int serve(struct hold *h)
 				ask_to_end(h);
 				continue;
 			}
-			if (stopped_by)
+			if (stopped_by && h->phase == PHASE_RUNS)
 				child_follow_stop(&h->child, stopped_by);
 		}
 		wait_for_news(h, at_most_ns);

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -371,14 +372,19 @@ class Signals(Runs, ClusterCase):
         ends it."""
         ours, theirs = pty.openpty()
         shell = subprocess.Popen(
-            ["bash", "--norc", "--noprofile", "--noediting", "-i"], stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True, env={**os.environ, "PS1": "$ ", "HISTFILE": ""},
+            ["bash", "--norc", "--noprofile", "--noediting", "-i"], stdin=theirs, stdout=theirs,
+            stderr=theirs, start_new_session=True,
+            env={**os.environ, "PS1": "$ ", "HISTFILE": ""},
             preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)))
         os.close(theirs)
-        self.addCleanup(os.close, ours)
-        self.addCleanup(shell.wait)
-        self.addCleanup(shell.kill)
         self.screen = b""
+
+        def clear():
+            for pid in [*children(shell.pid), shell.pid]:
+                os.kill(int(pid), signal.SIGKILL)
+            shell.wait()
+            os.close(ours)
+        self.addCleanup(clear)
 
         def sees(text):
             if select.select([ours], [], [], 0)[0]:
@@ -388,16 +394,17 @@ class Signals(Runs, ClusterCase):
         def enter(line):
             self.screen = b""
             os.write(ours, line)
-        words = [LOCKER_CLI, "--node", self.cluster.addresses(), "run", self.key, "--ttl", "30s",
-                 "--", "sh", "-c", "'echo run''ning; read word; echo got $word; sleep 50'"]
-        enter(" ".join(words).encode() + b"\n")
+        # No shell: one that is stopped in vfork() is not stopped to its parent.
+        script = "import time; print('run' + 'ning'); print('got ' + input()); time.sleep(50)"
+        enter(shlex.join([LOCKER_CLI, "--node", self.cluster.addresses(), "run", self.key, "--ttl",
+                          "30s", "--", sys.executable, "-c", script]).encode() + b"\n")
         eventually(lambda: sees(b"running\r\n"), "it runs")
         enter(b"hello\n")
         eventually(lambda: sees(b"got hello"), "it reads the terminal")
         enter(b"\x1a")
         eventually(lambda: sees(b"Stopped"), "the job is stopped")
         enter(b"fg\n")
-        eventually(lambda: sees(b"sleep 50"), "it goes on")
+        eventually(lambda: sees(b"sleep(50)"), "it goes on")
         time.sleep(0.3)
         enter(b"\x03")
         eventually(lambda: sees(b"$ "), "it ends")
