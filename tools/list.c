@@ -1,4 +1,4 @@
-#include "list.h"
+#include "programs.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -264,7 +264,7 @@ static void listing_free(struct listing *l)
 	free(l->entries);
 }
 
-enum status list_run(const struct options *o, int n, char **words)
+int list_program(const struct options *o, int n, char **words)
 {
 	struct listing l = {0};
 	struct sync s;

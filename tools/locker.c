@@ -6,9 +6,10 @@
 
 #include "change.h"
 #include "client/sync.h"
-#include "list.h"
 #include "nodes.h"
+#include "hold.h"
 #include "output.h"
+#include "programs.h"
 #include "report.h"
 #include "request.h"
 
@@ -33,7 +34,8 @@ static void print_usage(FILE *f)
 	      "TTL, TIME and TIMEOUT are milliseconds, or 500ms, 10s, 1m, 1h.\n"
 	      "Exit status: 0 done; 1 refused (held, not the owner, not held); 2 usage;\n"
 	      "3 no quorum, unknown whether it took effect, or busy, not ready, at a limit;\n"
-	      "4 no node could be reached.\n",
+	      "4 no node could be reached. Of run and elect: that of their COMMAND, or 123 lock\n"
+	      "lost and COMMAND stopped, 124 not acquired, 125 usage.\n",
 		f);
 }
 
@@ -126,12 +128,13 @@ static int run(const struct options *o, const struct request *r)
 	return status;
 }
 
-/* Take the options of all commands out of words[0..*n), up to a "--". 0, or -1 with a sentence. */
+/* Take the options of all commands out of words[0..*n), up to a "--". 0, or -1 with a sentence, and
+ * *n are the words before the one that is wrong. words[*n] is NULL, before and after. */
 static int take_options(struct options *o, int *n, char **words, char *why, size_t why_bytes)
 {
-	int kept = 0;
+	int kept = 0, r = 0;
 
-	for (int i = 0; i < *n; i++) {
+	for (int i = 0; r == 0 && i < *n; i++) {
 		bool node = strcmp(words[i], "--node") == 0;
 		bool timeout = strcmp(words[i], "--timeout") == 0;
 
@@ -146,20 +149,50 @@ static int take_options(struct options *o, int *n, char **words, char *why, size
 			o->version = true;
 		} else if ((node || timeout) && i + 1 == *n) {
 			snprintf(why, why_bytes, "%s needs a value", words[i]);
-			return -1;
+			r = -1;
 		} else if (node) {
 			o->nodes = words[++i];
 		} else if (timeout) {
 			if (!duration_parse(words[++i], &o->timeout_ms) || o->timeout_ms == 0) {
 				snprintf(why, why_bytes, "--timeout: '%s' is no time", words[i]);
-				return -1;
+				r = -1;
 			}
 		} else {
 			words[kept++] = words[i];
 		}
 	}
 	*n = kept;
-	return 0;
+	words[kept] = NULL;
+	return r;
+}
+
+static int run_command(const struct options *o, const struct command *command, int n, char **words)
+{
+	static const struct {
+		const char *name;
+		int (*run)(const struct options *, int, char **);
+	} programs[] = {{"run", run_program}, {"elect", elect_program},
+		{"observe", observe_program}, {"list", list_program}};
+	static struct request request;
+	char why[256];
+
+	for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
+		if (strcmp(command->name, programs[i].name) == 0)
+			return programs[i].run(o, n, words);
+	}
+	if (n > 0 && strcmp(command->name, "nodes") == 0 && strcmp(words[0], "set") == 0)
+		return change_run(o, n - 1, words + 1);
+	if (request_build(&request, command, (size_t)n, words, why, sizeof why) < 0)
+		return usage_error(why);
+	return run(o, &request);
+}
+
+/* Scripts tell wrong usage of `run` from what the command under it answers. */
+static int usage_status(int n, char **words)
+{
+	bool runs = n > 0 && (strcmp(words[0], "run") == 0 || strcmp(words[0], "elect") == 0);
+
+	return runs ? (int)STATUS_RUN_USAGE : (int)STATUS_USAGE;
 }
 
 int main(int argc, char **argv)
@@ -167,13 +200,16 @@ int main(int argc, char **argv)
 	const char *nodes = getenv("LOCKER_NODES");
 	struct options o = {
 		.nodes = nodes && *nodes ? nodes : DEFAULT_NODES, .timeout_ms = DEFAULT_TIMEOUT_MS};
-	static struct request request;
 	char why[256];
 	int n = argc - 1;
 	char **words = argv + 1;
 
-	if (argc < 1 || take_options(&o, &n, words, why, sizeof why) < 0)
-		return usage_error(argc < 1 ? "no arguments at all" : why);
+	if (argc < 1)
+		return usage_error("no arguments at all");
+	if (take_options(&o, &n, words, why, sizeof why) < 0) {
+		(void)usage_error(why);
+		return usage_status(n, words);
+	}
 	if (o.version) {
 		puts("locker " LOCKER_VERSION);
 		return STATUS_DONE;
@@ -192,15 +228,7 @@ int main(int argc, char **argv)
 			strncmp(words[0], "--", 2) == 0 ? "option" : "command", words[0]);
 		return usage_error(why);
 	}
-	int status;
-	if (n > 1 && strcmp(words[0], "nodes") == 0 && strcmp(words[1], "set") == 0)
-		status = change_run(&o, n - 2, words + 2);
-	else if (strcmp(words[0], "list") == 0)
-		status = list_run(&o, n - 1, words + 1);
-	else if (request_build(&request, command, (size_t)n - 1, words + 1, why, sizeof why) < 0)
-		status = usage_error(why);
-	else
-		status = run(&o, &request);
+	int status = run_command(&o, command, n - 1, words + 1);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		perror("locker: writing");
 		return STATUS_UNSURE;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "programs.h"
 
 const struct command commands[] = {
 	{.name = "lock",
@@ -132,6 +133,45 @@ const struct command commands[] = {
 		.usage = "",
 		.help = "Counters and gauges of the node, and of each of its threads."},
 	{.name = "info", .verb = "INFO", .usage = "", .help = "What the node says of itself."},
+	{.name = "run",
+		.usage = RUN_USAGE,
+		.help = "Take the lock KEY, run COMMAND while it is held, give it back, and exit "
+			"with the\n"
+			"status of COMMAND (128 + the signal that killed it). The lease (--ttl, "
+			"default 15s)\n"
+			"is extended at a third of it, at whichever node answers. When that fails, "
+			"COMMAND\n"
+			"and its process group get SIGTERM --kill-grace (default a third of --ttl) "
+			"before\n"
+			"they would outlive the lease, and SIGKILL in time. With --wait, stand in "
+			"line for at\n"
+			"most TIME; else a lock that is held is refused. --value tells holders "
+			"apart; by\n"
+			"default it is made of host, process id and a random number.\n"
+			"COMMAND finds LOCKER_KEY, LOCKER_VALUE and LOCKER_TOKEN in its "
+			"environment. What is\n"
+			"left of its process group when it ends is stopped too.\n"
+			"Exit status of its own: 123 lock lost, COMMAND stopped; 124 not acquired; "
+			"125 wrong\n"
+			"usage; 126 COMMAND cannot be run; 127 it was not found."},
+	{.name = "elect",
+		.usage = ELECT_USAGE,
+		.help = "Wait, as long as it takes, to be the leader NAME; run COMMAND while being "
+			"it.\n"
+			"When leadership is lost COMMAND is stopped as with `run`, and the wait "
+			"begins\n"
+			"again. Ends when COMMAND ends by itself, with its status. --id is the "
+			"value that\n"
+			"others see (default: host, process id and a random number); for the rest "
+			"see\n"
+			"`locker help run`."},
+	{.name = "observe",
+		.usage = "NAME",
+		.help = "Print a line for the present holder of NAME and for each change: time, "
+			"token,\n"
+			"value; with --json an object a line, value and token null when nobody "
+			"holds it.\n"
+			"Goes on until it is interrupted, at another node when one fails."},
 	{0},
 };
 

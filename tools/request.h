@@ -19,7 +19,7 @@ enum {
 
 struct command {
 	const char *name;
-	const char *verb; /* what the server calls it */
+	const char *verb; /* what the server calls it; NULL: more than one request (programs.h) */
 	const char *usage;
 	const char *null_means; /* what a null says, for people */
 	const char *null_word;  /* and for machines */
