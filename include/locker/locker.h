@@ -138,7 +138,8 @@ struct locker_client_options {
 LOCKER_API enum locker_outcome locker_client_new(
 	const struct locker_client_options *options, struct locker_client **ret);
 
-/* Calls back what is on its way with LOCKER_CLOSED, and frees the client. LOCKER_USAGE, and nothing
+/* Waits until what was freed before is given back to the nodes (for one connect timeout at most),
+ * calls back what is on its way with LOCKER_CLOSED, and frees the client. LOCKER_USAGE, and nothing
  * happens: locks or elections of it are not freed yet, or this is one of its callbacks. NULL is
  * fine. */
 LOCKER_API enum locker_outcome locker_client_free(struct locker_client *client);
@@ -234,9 +235,9 @@ enum locker_event {
 
 /* @reason: what came of the last attempt to extend, or LOCKER_LOST: none had failed; the lease
  * ended because nobody extended it, or this process was stopped.
- * Each grant has at most one LOCKER_AT_RISK, before its end, and at most one LOCKER_GONE, which
- * comes unless the lock was released or freed. A lock that is gone is never taken again by itself.
- */
+ * LOCKER_AT_RISK comes before the end, and once only unless an extension succeeds after it.
+ * LOCKER_GONE comes once for each grant, unless it was released, freed, or taken anew before. A
+ * lock that is gone is never taken again by itself. */
 typedef void (*locker_event_fn)(void *context, struct locker_lock *lock, enum locker_event event,
 	enum locker_outcome reason);
 
@@ -256,8 +257,8 @@ LOCKER_API enum locker_outcome locker_lock_new(struct locker_client *client,
 	const struct locker_lock_options *options, struct locker_lock **ret);
 
 /* A lock that is held, or being taken, is given up: that is sent and not waited for (its lease ends
- * in any case). No callback comes after this but those of operations under way, with
- * LOCKER_CLOSED, inside this call. NULL is fine. */
+ * in any case). on_event is not called any more; operations under way are called back with
+ * LOCKER_CLOSED. NULL is fine. */
 LOCKER_API void locker_lock_free(struct locker_lock *lock);
 
 /* Take the lock, standing in line for at most @wait_ms. LOCKER_OK: it is held, and valid now;

@@ -350,6 +350,21 @@ static bool open_descriptors(struct locker_client *c)
 	       epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, c->wake_fd, &wake_event) == 0;
 }
 
+static void linger_over(struct locker_client *c, struct timer *t)
+{
+	c->given_back = true;
+	pthread_cond_broadcast(&c->changed);
+}
+
+/* To close a connection with answers unread would take back what was sent. */
+static void linger(struct locker_client *c)
+{
+	c->given_back = c->background == 0;
+	timer_set(&c->timers, &c->linger, c->now_ns + c->connect_ns);
+	client_wait(c, &c->given_back);
+	timer_cancel(&c->timers, &c->linger);
+}
+
 enum locker_outcome client_new(const struct locker_client_options *options,
 	struct client_clock clock, struct locker_client **ret)
 {
@@ -366,9 +381,12 @@ enum locker_outcome client_new(const struct locker_client_options *options,
 	c->clock = clock;
 	c->clock.read(c->clock.context, &c->now);
 	c->sleep_until_ns = NEVER_NS;
+	c->linger.fire = linger_over;
 	enum locker_outcome outcome =
 		take_options(c, options) ? take_nodes(c, options->nodes) : LOCKER_USAGE;
 	if (outcome == LOCKER_OK && !open_descriptors(c))
+		outcome = LOCKER_MEMORY;
+	if (outcome == LOCKER_OK && timer_reserve(&c->timers) < 0)
 		outcome = LOCKER_MEMORY;
 	if (outcome == LOCKER_OK && !options->own_loop && start_thread(c) < 0)
 		outcome = LOCKER_MEMORY;
@@ -396,6 +414,7 @@ enum locker_outcome locker_client_free(struct locker_client *client)
 		client_unlock(client);
 		return LOCKER_USAGE;
 	}
+	linger(client);
 	client->closing = true;
 	wake(client);
 	client_unlock(client);

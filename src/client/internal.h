@@ -85,7 +85,10 @@ struct locker_client {
 	size_t preferred; /* the last that served, or the one behind a failed one */
 	struct list conns, dead;
 	struct list callbacks;
-	size_t owned; /* locks and elections */
+	size_t owned;      /* locks and elections */
+	size_t background; /* requests that give back what nobody wants any more */
+	bool given_back;   /* all of that, or nobody waits for it longer */
+	struct timer linger;
 
 	char name[CLIENT_NAME_MAX_BYTES + 1];
 	char prefix[LOCKER_VALUE_PREFIX_MAX_BYTES + 1];
@@ -122,6 +125,7 @@ struct request {
 	int64_t wait_end_ns; /* of the wait that the command asks for */
 	int64_t answer_ns;   /* patience with one node */
 	unsigned attempts, not_ready;
+	bool background; /* counted in client->background */
 	bool on_wire;
 	bool answer_lost; /* sent to a node that never answered */
 	uint8_t text[];
@@ -133,8 +137,9 @@ enum locker_outcome command_check(const struct locker_command *command, const ch
  * NULL: out of memory, and @done is not called. */
 struct request *request_submit(struct locker_client *c, const struct locker_command *command,
 	int64_t timeout_ns, int64_t answer_ns, request_fn done, void *context);
-/* No memory for that is no error: leases end by themselves. */
+/* In the background. No memory for that is no error: leases end by themselves. */
 void request_release(struct locker_client *c, const struct locker_command *of, uint64_t token);
+void request_to_background(struct locker_client *c, struct request *r);
 bool request_waits(const struct request *r);
 int request_encode(struct request *r, struct locker_client *c, struct buf *out);
 /* 0: answered and freed; -EAGAIN: this node is not ready, try another; -EPROTO: this is no answer

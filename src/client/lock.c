@@ -118,6 +118,7 @@ static void orphan(struct locker_lock *l)
 		return;
 	r->done = r->command.verb == LOCKER_RELEASE ? NULL : orphan_done;
 	r->context = l->value_is_given ? NULL : r;
+	request_to_background(l->client, r);
 	l->request = NULL;
 }
 

@@ -172,7 +172,15 @@ void request_release(struct locker_client *c, const struct locker_command *of, u
 	struct locker_command release = {
 		.verb = LOCKER_RELEASE, .key = of->key, .value = of->value, .token = token};
 
-	(void)request_submit(c, &release, c->call_ns, c->answer_ns, NULL, NULL);
+	struct request *r = request_submit(c, &release, c->call_ns, c->answer_ns, NULL, NULL);
+	if (r)
+		request_to_background(c, r);
+}
+
+void request_to_background(struct locker_client *c, struct request *r)
+{
+	r->background = true;
+	c->background++;
 }
 
 bool request_waits(const struct request *r)
@@ -279,6 +287,10 @@ static void finish(struct locker_client *c, struct request *r, struct locker_rep
 	reply->attempts = r->attempts;
 	if (r->done)
 		r->done(c, r, reply);
+	if (r->background && --c->background == 0) {
+		c->given_back = true;
+		pthread_cond_broadcast(&c->changed);
+	}
 	free(r);
 }
 
