@@ -245,7 +245,8 @@ struct locker_lock_options {
 	struct locker_bytes key;
 	struct locker_bytes value; /* empty: a new unique one for each grant. One that is given has
 				    * to be unique among all who take this key */
-	int64_t ttl_ms;            /* the lease; at least 1 */
+	struct locker_bytes value_prefix; /* of those; empty: the client's */
+	int64_t ttl_ms;                   /* the lease; at least 1 */
 	bool extend;     /* keep it alive, every third of the lease, until it is released */
 	int64_t risk_ms; /* LOCKER_AT_RISK when less is left; 0: a third of the lease */
 	locker_event_fn on_event; /* may be NULL */
@@ -304,6 +305,57 @@ struct locker_guard {
 /* May the holder of @token act? True, and the smaller ones are refused from now on; false: a later
  * holder has been here. 0 is no token. For any number of threads. */
 LOCKER_API bool locker_guard_accept(struct locker_guard *guard, uint64_t token);
+
+/* ---- Elections ----
+ * The leader is who holds the lock @key, and its value is his name with ":" and random digits. Who
+ * campaigns stands in line for it; who leads is extended until he resigns or is deposed. */
+
+struct locker_election;
+
+enum locker_election_event {
+	LOCKER_ELECTED,        /* we lead; locker_election_token() is the term */
+	LOCKER_LEAD_AT_RISK,   /* as LOCKER_AT_RISK */
+	LOCKER_DEPOSED,        /* as LOCKER_GONE: stop leading. It campaigns again when told to */
+	LOCKER_LEADER_CHANGED, /* see locker_election_leader() */
+};
+
+/* @reason is that of LOCKER_AT_RISK and LOCKER_GONE, else LOCKER_OK. */
+typedef void (*locker_election_fn)(void *context, struct locker_election *election,
+	enum locker_election_event event, enum locker_outcome reason);
+
+struct locker_election_options {
+	struct locker_bytes key;
+	struct locker_bytes name; /* of this candidate: 1 to 63 bytes; several may have the same */
+	int64_t ttl_ms;           /* how long a leader that died is leader still, at most */
+	bool observe;             /* follow who leads, also while not campaigning */
+	locker_election_fn on_event;
+	void *context;
+};
+
+/* LOCKER_OK and *@ret; LOCKER_USAGE (also for a NULL on_event), LOCKER_LIMIT, LOCKER_MEMORY. */
+LOCKER_API enum locker_outcome locker_election_new(struct locker_client *client,
+	const struct locker_election_options *options, struct locker_election **ret);
+
+/* Resigns, without waiting for it. No callback comes afterwards. NULL is fine. */
+LOCKER_API void locker_election_free(struct locker_election *election);
+
+/* Stand until elected or resigned, over all failures. Waits for nothing, so it may be called inside
+ * the callback. LOCKER_USAGE: it does so, leads, or is about to resign. */
+LOCKER_API enum locker_outcome locker_election_campaign(struct locker_election *election);
+
+/* Stop leading or campaigning. From the call on locker_election_valid() is false; that is sent to
+ * the nodes and not waited for, and not called back. LOCKER_LOST: does neither. */
+LOCKER_API enum locker_outcome locker_election_resign(struct locker_election *election);
+
+/* Do we lead now? As locker_lock_valid(). */
+LOCKER_API bool locker_election_valid(struct locker_election *election);
+LOCKER_API uint64_t locker_election_token(struct locker_election *election);
+
+/* Who leads as a majority said when it was last asked (@observe): LOCKER_OK and the name in
+ * ret->value, the term in ret->token; LOCKER_NONE: nobody; LOCKER_UNKNOWN: not known yet, or
+ * @observe was not asked for. */
+LOCKER_API enum locker_outcome locker_election_leader(
+	struct locker_election *election, struct locker_reply *ret);
 
 #ifdef __cplusplus
 }

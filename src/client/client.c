@@ -104,6 +104,13 @@ void client_callback(struct locker_client *c, struct callback *cb)
 	list_add_tail(&c->callbacks, &cb->link);
 }
 
+void client_wait_callback(struct locker_client *c, struct callback *cb)
+{
+	while (c->called == cb && !client_in_callback(c))
+		pthread_cond_wait(&c->changed, &c->mutex);
+	list_remove(&cb->link);
+}
+
 bool client_in_callback(const struct locker_client *c)
 {
 	return c->calling && pthread_equal(c->caller, pthread_self());
@@ -117,12 +124,12 @@ static void run_callbacks(struct locker_client *c)
 		list_remove(&cb->link);
 		c->calling = true;
 		c->caller = pthread_self();
-		c->calling_owner = cb->owner;
+		c->called = cb;
 		client_unlock(c);
 		cb->run(cb);
 		client_lock(c);
 		c->calling = false;
-		c->calling_owner = NULL;
+		c->called = NULL;
 		pthread_cond_broadcast(&c->changed);
 	}
 }

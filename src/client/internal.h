@@ -54,7 +54,6 @@ void timer_cancel(struct timer_heap *h, struct timer *t);
 struct callback {
 	struct list link;
 	void (*run)(struct callback *self);
-	void *owner; /* what must not be freed while it runs */
 };
 
 struct node {
@@ -72,7 +71,7 @@ struct locker_client {
 	int64_t sleep_until_ns;
 	bool calling; /* a callback runs, on caller */
 	pthread_t caller;
-	void *calling_owner;
+	const struct callback *called; /* only to be compared: it may be freed */
 
 	struct client_clock clock;
 	struct instant now;
@@ -99,6 +98,8 @@ void client_lock(struct locker_client *c);   /* and read the clocks */
 void client_unlock(struct locker_client *c); /* and send what is to be sent */
 void client_tick(struct locker_client *c);
 void client_callback(struct locker_client *c, struct callback *cb);
+/* @cb will not run, and does not run any more, but for a caller that is inside it. */
+void client_wait_callback(struct locker_client *c, struct callback *cb);
 bool client_in_callback(const struct locker_client *c);
 /* Drive, or let others drive, until *@done. */
 void client_wait(struct locker_client *c, const bool *done);

@@ -64,7 +64,7 @@ static void run_events(struct callback *self)
 	l->on_event(l->context, l, event, reason);
 }
 
-static void tell(struct locker_lock *l, enum locker_event event, enum locker_outcome reason)
+static void tell_caller(struct locker_lock *l, enum locker_event event, enum locker_outcome reason)
 {
 	if (!l->on_event)
 		return;
@@ -100,13 +100,14 @@ static void orphan_done(
 	struct locker_client *c, struct request *r, const struct locker_reply *reply)
 {
 	bool value_is_unique = r->context != NULL;
+	bool unsure = reply->outcome == LOCKER_TIMEOUT || reply->outcome == LOCKER_UNKNOWN ||
+		      (reply->outcome == LOCKER_CLOSED && r->attempts > 0);
 
 	if (r->command.verb == LOCKER_EXTEND)
 		request_release(c, &r->command, r->command.token);
 	else if (reply->outcome == LOCKER_OK)
 		request_release(c, &r->command, reply->token);
-	else if (value_is_unique &&
-		 (reply->outcome == LOCKER_TIMEOUT || reply->outcome == LOCKER_UNKNOWN))
+	else if (unsure && value_is_unique)
 		request_release(c, &r->command, 0);
 }
 
@@ -120,6 +121,9 @@ static void orphan(struct locker_lock *l)
 	r->context = l->value_is_given ? NULL : r;
 	request_to_background(l->client, r);
 	l->request = NULL;
+	/* Its connection is its own, and who hangs up leaves the line. */
+	if (request_waits(r))
+		conn_end(r->conn);
 }
 
 /* The lease is over, or the nodes say that the lock is another's. */
@@ -129,7 +133,7 @@ static void lose(struct locker_lock *l, enum locker_outcome reason)
 	l->state = LOCK_IDLE;
 	timer_cancel(&l->client->timers, &l->timer);
 	orphan(l);
-	tell(l, LOCKER_GONE, reason);
+	l->tell(l, LOCKER_GONE, reason);
 	hear(l, &l->hearer, LOCKER_LOST, NULL);
 	l->queued = false;
 	hear(l, &l->queued_hearer, LOCKER_LOST, NULL);
@@ -252,7 +256,7 @@ static void lock_timer(struct locker_client *c, struct timer *t)
 	}
 	if (!l->warned && c->now_ns >= l->until_ns - l->risk_ns) {
 		l->warned = true;
-		tell(l, LOCKER_AT_RISK, l->reason);
+		l->tell(l, LOCKER_AT_RISK, l->reason);
 	}
 	if (l->extend && !l->request && c->now_ns >= l->extend_ns)
 		extend_by_itself(l);
@@ -329,26 +333,30 @@ static void lock_taken(struct locker_client *c, struct request *r, const struct 
 static bool make_value(struct locker_lock *l)
 {
 	uint8_t random[RANDOM_BYTES];
-	size_t prefix = strlen(l->client->prefix);
 	char *to = (char *)l->text + l->key.bytes;
+	size_t prefix = l->prefix_bytes;
 
 	while (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
 		if (errno != EINTR)
 			return false;
-	memcpy(to, l->client->prefix, prefix);
 	for (size_t i = 0; i < sizeof random; i++)
 		(void)snprintf(to + prefix + 2 * i, 3, "%02x", random[i]);
 	l->value = (struct locker_bytes){.data = to, .bytes = prefix + 2 * sizeof random};
 	return true;
 }
 
-static enum locker_outcome begin_acquire(
+void lock_check(struct locker_lock *l)
+{
+	if (l->state == LOCK_HELD && !is_held(l))
+		lose(l, l->reason);
+}
+
+enum locker_outcome lock_begin_acquire(
 	struct locker_lock *l, const struct lock_wish *wish, struct hearer *hearer)
 {
 	const char *why;
 
-	if (l->state == LOCK_HELD && !is_held(l))
-		lose(l, l->reason);
+	lock_check(l);
 	if (l->state != LOCK_IDLE)
 		return LOCKER_USAGE;
 	if (!l->value_is_given && !make_value(l))
@@ -367,11 +375,19 @@ static enum locker_outcome begin_acquire(
 	return outcome;
 }
 
+void lock_cancel(struct locker_lock *l)
+{
+	if (l->state != LOCK_TAKING)
+		return;
+	orphan(l);
+	l->state = LOCK_IDLE;
+	l->hearer = NULL;
+}
+
 /* LOCKER_OK: there is a lock to do something with. */
 static enum locker_outcome check_held(struct locker_lock *l)
 {
-	if (l->state == LOCK_HELD && !is_held(l))
-		lose(l, l->reason);
+	lock_check(l);
 	if (l->state == LOCK_IDLE)
 		return LOCKER_LOST;
 	bool busy = l->hearer || l->queued;
@@ -394,7 +410,7 @@ static enum locker_outcome begin_extend(
 	return LOCKER_OK;
 }
 
-static enum locker_outcome begin_release(
+enum locker_outcome lock_begin_release(
 	struct locker_lock *l, const struct lock_wish *wish, struct hearer *hearer)
 {
 	enum locker_outcome outcome = check_held(l);
@@ -455,14 +471,15 @@ static enum locker_outcome begin_and_call(struct locker_lock *l, begin_fn begin,
 enum locker_outcome locker_acquire(
 	struct locker_lock *lock, int64_t wait_ms, struct locker_reply *ret)
 {
-	return begin_and_wait(lock, begin_acquire, (struct lock_wish){.wait_ms = wait_ms}, ret);
+	return begin_and_wait(
+		lock, lock_begin_acquire, (struct lock_wish){.wait_ms = wait_ms}, ret);
 }
 
 enum locker_outcome locker_acquire_async(
 	struct locker_lock *lock, int64_t wait_ms, locker_reply_fn fn, void *context)
 {
 	return begin_and_call(
-		lock, begin_acquire, (struct lock_wish){.wait_ms = wait_ms}, fn, context);
+		lock, lock_begin_acquire, (struct lock_wish){.wait_ms = wait_ms}, fn, context);
 }
 
 enum locker_outcome locker_extend(
@@ -480,13 +497,13 @@ enum locker_outcome locker_extend_async(
 
 enum locker_outcome locker_release(struct locker_lock *lock, struct locker_reply *ret)
 {
-	return begin_and_wait(lock, begin_release, (struct lock_wish){0}, ret);
+	return begin_and_wait(lock, lock_begin_release, (struct lock_wish){0}, ret);
 }
 
 enum locker_outcome locker_release_async(
 	struct locker_lock *lock, locker_reply_fn fn, void *context)
 {
-	return begin_and_call(lock, begin_release, (struct lock_wish){0}, fn, context);
+	return begin_and_call(lock, lock_begin_release, (struct lock_wish){0}, fn, context);
 }
 
 /* ---- making, freeing, asking ---- */
@@ -500,14 +517,20 @@ enum locker_outcome locker_lock_new(struct locker_client *client,
 		.key = options->key,
 		.value = options->value,
 		.ttl_ms = options->ttl_ms};
-	size_t made_bytes = LOCKER_VALUE_PREFIX_MAX_BYTES + 2 * RANDOM_BYTES + 1;
-	size_t value_bytes = options->value.bytes > 0 ? options->value.bytes : made_bytes;
+	bool given = options->value.bytes > 0;
+	struct locker_bytes head = given                             ? options->value
+				   : options->value_prefix.bytes > 0 ? options->value_prefix
+								     : locker_text(client->prefix);
 	const char *why;
 
 	enum locker_outcome bad = command_check(&would_send, &why);
-	if (bad != LOCKER_OK || options->risk_ms < 0 || options->risk_ms > options->ttl_ms)
-		return bad != LOCKER_OK ? bad : LOCKER_USAGE;
-	struct locker_lock *l = calloc(1, sizeof *l + options->key.bytes + value_bytes);
+	if (bad != LOCKER_OK)
+		return bad;
+	if (options->risk_ms < 0 || options->risk_ms > options->ttl_ms ||
+		(!given && head.bytes > LOCKER_VALUE_PREFIX_MAX_BYTES))
+		return LOCKER_USAGE;
+	size_t bytes = options->key.bytes + head.bytes + 2 * RANDOM_BYTES + 1;
+	struct locker_lock *l = calloc(1, sizeof *l + bytes);
 	if (!l)
 		return LOCKER_MEMORY;
 	l->client = client;
@@ -517,16 +540,16 @@ enum locker_outcome locker_lock_new(struct locker_client *client,
 	l->extend = options->extend;
 	l->on_event = options->on_event;
 	l->context = options->context;
-	l->value_is_given = options->value.bytes > 0;
+	l->value_is_given = given;
+	l->prefix_bytes = head.bytes;
 	memcpy(l->text, options->key.data, options->key.bytes);
+	if (head.bytes > 0)
+		memcpy(l->text + options->key.bytes, head.data, head.bytes);
 	l->key = (struct locker_bytes){.data = l->text, .bytes = options->key.bytes};
-	l->value = (struct locker_bytes){
-		.data = l->text + options->key.bytes, .bytes = options->value.bytes};
-	if (l->value_is_given)
-		memcpy(l->text + options->key.bytes, options->value.data, options->value.bytes);
+	l->value = (struct locker_bytes){.data = l->text + options->key.bytes, .bytes = head.bytes};
 	l->timer.fire = lock_timer;
+	l->tell = tell_caller;
 	l->events.run = run_events;
-	l->events.owner = l;
 	list_init(&l->events.link);
 	invalidate(l);
 	client_lock(client);
@@ -547,10 +570,7 @@ void locker_lock_free(struct locker_lock *lock)
 		return;
 	struct locker_client *c = lock->client;
 	client_lock(c);
-	list_remove(&lock->events.link);
-	while (c->calling_owner == lock && !client_in_callback(c))
-		pthread_cond_wait(&c->changed, &c->mutex);
-	list_remove(&lock->events.link);
+	client_wait_callback(c, &lock->events);
 	invalidate(lock);
 	if (lock->state == LOCK_HELD && !lock->request) {
 		struct locker_command command = command_of(lock, LOCKER_RELEASE);
@@ -577,8 +597,7 @@ bool locker_lock_valid(struct locker_lock *lock)
 	if (left_ns(lock, &now) > 0)
 		return true;
 	client_lock(c);
-	if (lock->state == LOCK_HELD && !is_held(lock))
-		lose(lock, lock->reason);
+	lock_check(lock);
 	bool valid = lock->state == LOCK_HELD;
 	client_unlock(c);
 	return valid;

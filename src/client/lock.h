@@ -22,6 +22,7 @@ struct locker_lock {
 	struct locker_bytes key, value; /* in text */
 	int64_t ttl_ms, risk_ns;
 	bool extend, value_is_given;
+	size_t prefix_bytes; /* of a value that is made */
 
 	struct request *request;
 	struct hearer *hearer; /* of the request; NULL: nobody asked for it */
@@ -34,6 +35,7 @@ struct locker_lock {
 	bool warned;
 	enum locker_outcome reason; /* why nothing has extended it */
 
+	void (*tell)(struct locker_lock *l, enum locker_event event, enum locker_outcome reason);
 	locker_event_fn on_event;
 	void *context;
 	struct callback events;
@@ -47,3 +49,13 @@ struct locker_lock {
 struct lock_wish {
 	int64_t wait_ms, ttl_ms;
 };
+
+/* Under the mutex. LOCKER_OK: @hearer will be told; else it will not. */
+enum locker_outcome lock_begin_acquire(
+	struct locker_lock *l, const struct lock_wish *wish, struct hearer *hearer);
+enum locker_outcome lock_begin_release(
+	struct locker_lock *l, const struct lock_wish *wish, struct hearer *hearer);
+/* Lose it if its time is over, before its timer does. */
+void lock_check(struct locker_lock *l);
+/* Stop taking it, and tell nobody. */
+void lock_cancel(struct locker_lock *l);

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import time
 
-from harness import LOCKER_CLI, Cluster, ClusterCase, as_map, eventually, main, sanitized
+from harness import (LOCKER_CLI, Cluster, ClusterCase, as_map, background, eventually, main,
+                     sanitized)
 
 BUILD = os.path.dirname(os.path.dirname(LOCKER_CLI))
 PROGRAMS = os.environ.get("LIBRARY_PROGRAMS", os.path.join(BUILD, "tests/cluster"))
@@ -146,6 +147,79 @@ class Locks(ClusterCase):
             out, err = process.communicate(timeout=60)
             self.assertEqual((process.returncode, err), (0, ""), out)
             self.assertRegex(out, r"\Ataken: token \d+\nreleased: OK\n\Z")
+
+
+class Candidate:
+    """The example elect."""
+
+    def __init__(self, case, nodes, key, name, ttl_ms=1000 * SLOW):
+        self.process = subprocess.Popen(
+            [os.path.join(EXAMPLES, "elect"), nodes, key, name, str(ttl_ms)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        self.reader = background(self.read)
+        case.addCleanup(self.kill)
+
+    def read(self):
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.reader()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            stream.close()
+
+    def says(self, start, after=0, timeout=30):
+        """Wait until it said it; how many lines it had said then."""
+        def said():
+            return next((i + 1 for i, line in enumerate(self.lines)
+                         if i >= after and line.startswith(start)), 0)
+        return eventually(said, f"'{start}' among {self.lines}", timeout)
+
+    def term(self):
+        return max(int(line.split()[-1]) for line in self.lines if line.startswith("elected"))
+
+
+class Elections(ClusterCase):
+    def candidate(self, name):
+        return Candidate(self, self.cluster.addresses(), self.key, name)
+
+    def test_one_after_another(self):
+        first = self.candidate("ann")
+        first.says("elected")
+        first.says("leader: ann")
+        second = self.candidate("bob")
+        second.says("leader: ann")
+        self.assertEqual([s for s in second.lines if s.startswith("elected")], [])
+        first.process.stdin.write("resign\n")
+        first.process.stdin.flush()
+        second.says("elected", timeout=5)
+        first.says("leader: bob")
+        self.assertGreater(second.term(), first.term())
+        second.kill()
+        third = self.candidate("eve")
+        third.says("elected")
+        self.assertGreater(third.term(), second.term())
+        third.process.stdin.close()
+        self.assertEqual(third.process.wait(10), 0)
+        first.says("leader: nobody", timeout=5)
+
+    def test_a_leader_that_was_stopped_is_deposed_and_stands_again(self):
+        first = self.candidate("ann")
+        first.says("elected")
+        second = self.candidate("bob")
+        second.says("leader: ann")
+        first.process.send_signal(signal.SIGSTOP)
+        second.says("elected")
+        seen = len(first.lines)
+        first.process.send_signal(signal.SIGCONT)
+        first.says("deposed", seen)
+        first.says("leader: bob", seen)
+        second.kill()
+        first.says("elected", seen)
+        self.assertGreater(first.term(), second.term())
 
 
 class Failures(ClusterCase):

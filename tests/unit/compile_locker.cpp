@@ -5,6 +5,8 @@ static void on_reply(void *, const locker_reply *) {}
 
 static void on_event(void *, locker_lock *, locker_event, locker_outcome) {}
 
+static void on_election(void *, locker_election *, locker_election_event, locker_outcome) {}
+
 int main()
 {
 	locker_client_options options = {};
@@ -46,6 +48,22 @@ int main()
 	(void)locker_extend_async(lock, 0, on_reply, nullptr);
 	(void)locker_release_async(lock, on_reply, nullptr);
 	locker_lock_free(lock);
+
+	locker_election_options stand = {};
+	locker_election *election = nullptr;
+	stand.key = command.key;
+	stand.name = locker_text("me");
+	stand.ttl_ms = 1000;
+	stand.on_event = on_election;
+	if (locker_election_new(client, &stand, &election) != LOCKER_OK)
+		return 12;
+	if (locker_election_campaign(election) != LOCKER_OK ||
+		locker_election_resign(election) != LOCKER_OK)
+		return 13;
+	if (locker_election_valid(election) || locker_election_token(election) != 0 ||
+		locker_election_leader(election, &reply) != LOCKER_UNKNOWN)
+		return 14;
+	locker_election_free(election);
 
 	locker_guard guard = {};
 	if (!locker_guard_accept(&guard, 3) || locker_guard_accept(&guard, 2))
