@@ -88,7 +88,8 @@ enum locker_outcome {
 	LOCKER_NOQUORUM = 4, /* too few masters. LOCK: not yours, and the key may stay blocked for
 			      * up to its ttl. Else nothing happened */
 	LOCKER_UNKNOWN = 5,  /* EXTEND, RELEASE, UPDATE: may or may not have taken effect. What was
-			      * promised before still stands; it may be repeated */
+			      * promised before still stands; it may be repeated. LOCK with
+			      * IDEMPOTENT: as LOCKER_TIMEOUT */
 	LOCKER_BUSY = 6,     /* rivals held one another up; nothing changed */
 	LOCKER_NOTREADY = 7, /* no node has a copy to answer from yet */
 	LOCKER_LIMIT = 8,    /* a limit was exceeded; nothing changed */
@@ -112,9 +113,10 @@ LOCKER_API const char *locker_outcome_word(enum locker_outcome outcome);
 LOCKER_API const char *locker_outcome_sentence(enum locker_outcome outcome);
 
 /* ---- A client: the nodes of one cluster ----
- * It keeps one connection, over which commands are sent one behind the other without waiting, and
- * one more for each command that waits in line. When the node does not answer, all of that goes on
- * at the next node, and stays there. */
+ * It keeps two connections at most, over which commands are sent one behind the other without
+ * waiting (one for what keeps locks, one for all else), and one more for each command that waits in
+ * line. When the node does not answer, has no quorum or no copy, that goes on at the next node, and
+ * stays there. */
 
 struct locker_client;
 
@@ -196,7 +198,8 @@ struct locker_reply {
 
 /* Send and wait for the answer. A command whose answer is lost is sent again to another node where
  * that is safe: LOCK with IDEMPOTENT, UPDATE only with a token (else LOCKER_UNKNOWN), all others as
- * they are. A node that answers NOTREADY is passed over.
+ * they are. A node that answers NOTREADY, NOQUORUM or UNKNOWN is passed over likewise: the outcome
+ * is one of these when no node could do better.
  * LOCK needs a value that nobody else uses: who takes the same one counts as the same holder.
  * Returns reply->outcome; @ret may be NULL. */
 LOCKER_API enum locker_outcome locker_call(struct locker_client *client,

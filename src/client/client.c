@@ -116,10 +116,20 @@ bool client_in_callback(const struct locker_client *c)
 	return c->calling && pthread_equal(c->caller, pthread_self());
 }
 
+/* Those that are waiting now: one that always brings another must not keep the locks from being
+ * extended. */
 static void run_callbacks(struct locker_client *c)
 {
+	struct list batch;
+
+	list_init(&batch);
 	while (!list_empty(&c->callbacks)) {
-		struct callback *cb = container_of(c->callbacks.next, struct callback, link);
+		struct list *l = c->callbacks.next;
+		list_remove(l);
+		list_add_tail(&batch, l);
+	}
+	while (!list_empty(&batch)) {
+		struct callback *cb = container_of(batch.next, struct callback, link);
 
 		list_remove(&cb->link);
 		c->calling = true;
@@ -431,7 +441,8 @@ enum locker_outcome locker_client_free(struct locker_client *client)
 	client->has_thread = false;
 	while (!list_empty(&client->conns))
 		conn_end(container_of(client->conns.next, struct conn, link));
-	run_callbacks(client);
+	while (!list_empty(&client->callbacks))
+		run_callbacks(client);
 	pthread_mutex_unlock(&client->mutex);
 	destroy(client);
 	return LOCKER_OK;

@@ -43,7 +43,7 @@ static void conn_timeout(struct locker_client *c, struct timer *t)
 		(long long)(c->connect_ns / NS_PER_MS));
 }
 
-static struct conn *conn_new(struct locker_client *c, bool single)
+static struct conn *conn_new(struct locker_client *c, enum lane lane)
 {
 	struct conn *conn = calloc(1, sizeof *conn);
 
@@ -55,7 +55,7 @@ static struct conn *conn_new(struct locker_client *c, bool single)
 	}
 	conn->client = c;
 	conn->fd = -1;
-	conn->single = single;
+	conn->lane = lane;
 	conn->node = c->preferred;
 	conn->timer.fire = conn_timeout;
 	buf_init(&conn->out, 0);
@@ -105,7 +105,7 @@ static void take_requests(struct conn *conn, struct list *ret)
 			list_remove(l);
 			list_add_tail(ret, l);
 			r->conn = NULL;
-			r->answer_lost |= r->on_wire;
+			r->unsure |= r->on_wire;
 			r->on_wire = false;
 		}
 	}
@@ -332,21 +332,21 @@ static bool greeted(struct conn *conn, const struct resp_value *v)
 
 /* ---- requests ---- */
 
-static struct conn *conn_for(struct locker_client *c, bool single)
+static struct conn *conn_for(struct locker_client *c, enum lane lane)
 {
 	for (struct list *l = c->conns.next; l != &c->conns; l = l->next) {
 		struct conn *conn = container_of(l, struct conn, link);
 		bool idle = list_empty(&conn->queued) && list_empty(&conn->sent);
 
-		if (conn->single == single && !conn->retired && (!single || idle))
+		if (conn->lane == lane && !conn->retired && (lane != LANE_WAIT || idle))
 			return conn;
 	}
-	return conn_new(c, single);
+	return conn_new(c, lane);
 }
 
 int conn_dispatch(struct locker_client *c, struct request *r)
 {
-	struct conn *conn = conn_for(c, request_waits(r));
+	struct conn *conn = conn_for(c, request_lane(r));
 
 	if (!conn)
 		return -ENOMEM;
@@ -362,7 +362,7 @@ static void dispatch_again(struct locker_client *c, struct request *r)
 		request_fail(c, r, LOCKER_MEMORY, "out of memory");
 }
 
-/* The node is not ready to answer this: later requests go elsewhere too, while this connection
+/* The node cannot serve this: later requests go elsewhere too, while this connection
  * serves what it has. */
 static void pass_over(struct conn *conn, struct request *r)
 {

@@ -107,6 +107,14 @@ void client_wait(struct locker_client *c, const bool *done);
 enum locker_outcome client_new(const struct locker_client_options *options,
 	struct client_clock clock, struct locker_client **ret);
 
+/* Answers come in order, so a slow one holds up all behind it. What keeps locks is not to wait for
+ * anything else, and what waits in line is to hold up nothing. */
+enum lane {
+	LANE_ASK,
+	LANE_KEEP, /* extensions and releases */
+	LANE_WAIT, /* one command for each connection */
+};
+
 /* ---- requests ---- */
 
 struct request;
@@ -125,10 +133,11 @@ struct request {
 	int64_t end_ns;      /* of all tries */
 	int64_t wait_end_ns; /* of the wait that the command asks for */
 	int64_t answer_ns;   /* patience with one node */
-	unsigned attempts, not_ready;
-	bool background; /* counted in client->background */
+	unsigned attempts, refusals;
+	enum locker_outcome refusal; /* the last that another node may not repeat */
+	bool background;             /* counted in client->background */
 	bool on_wire;
-	bool answer_lost; /* sent to a node that never answered */
+	bool unsure; /* an earlier try may have taken effect */
 	uint8_t text[];
 };
 
@@ -142,9 +151,10 @@ struct request *request_submit(struct locker_client *c, const struct locker_comm
 void request_release(struct locker_client *c, const struct locker_command *of, uint64_t token);
 void request_to_background(struct locker_client *c, struct request *r);
 bool request_waits(const struct request *r);
+enum lane request_lane(const struct request *r);
 int request_encode(struct request *r, struct locker_client *c, struct buf *out);
-/* 0: answered and freed; -EAGAIN: this node is not ready, try another; -EPROTO: this is no answer
- * to it. */
+/* 0: answered and freed; -EAGAIN: this node cannot serve it, try another; -EPROTO: this is no
+ * answer to it. */
 int request_answer(struct locker_client *c, struct request *r, const struct resp_value *v);
 /* It cannot be answered any more; @failure: what is wrong with the nodes. */
 void request_fail(
@@ -164,7 +174,7 @@ struct conn {
 	enum conn_state state;
 	enum locker_outcome failure; /* of the tries since the last success */
 	int fd;
-	bool single;  /* for one command at a time, which may wait */
+	enum lane lane;
 	bool retired; /* takes no new requests */
 	bool wants_write;
 	size_t node;

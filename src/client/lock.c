@@ -224,6 +224,7 @@ static void promised(struct locker_lock *l, const struct request *r, int64_t val
 	/* Locks of one lease come due together, and are extended by one write. */
 	l->extend_ns -= l->extend_ns % (ttl_ns / BATCHES_PER_LEASE);
 	l->warned = false;
+	list_remove(&l->events.link); /* a risk that is over was not told yet */
 	l->reason = LOCKER_LOST;
 	schedule(l);
 }

@@ -106,13 +106,14 @@ static void request_timeout(struct locker_client *c, struct timer *t)
 
 	if (over) {
 		list_remove(&r->link);
-		r->answer_lost |= was_sent;
-		request_fail(c, r, LOCKER_CONNECT, "no answer in time");
+		r->unsure |= was_sent;
 	}
 	/* Answers come in order: without this one there are none behind it. */
 	if (was_sent)
 		conn_give_up(conn, "no answer in time");
-	else if (!over)
+	if (over)
+		request_fail(c, r, LOCKER_CONNECT, "no answer in time");
+	else if (!was_sent)
 		timer_set(&c->timers, &r->timer, r->end_ns);
 }
 
@@ -188,6 +189,14 @@ bool request_waits(const struct request *r)
 	return r->command.wait_ms > 0;
 }
 
+enum lane request_lane(const struct request *r)
+{
+	if (request_waits(r))
+		return LANE_WAIT;
+	return r->command.verb == LOCKER_EXTEND || r->command.verb == LOCKER_RELEASE ? LANE_KEEP
+										     : LANE_ASK;
+}
+
 /* ---- the words of a command ---- */
 
 struct words {
@@ -236,7 +245,7 @@ static void add_options(struct words *w, const struct request *r, int64_t wait_m
 		add_text(w, "WAIT");
 		add_number(w, wait_ms);
 	}
-	if (k->idempotent || r->answer_lost)
+	if (k->idempotent || r->unsure)
 		add_text(w, "IDEMPOTENT");
 }
 
@@ -310,6 +319,33 @@ static int64_t left_ms(const struct locker_client *c, const struct request *r, i
 	return left_ns > 0 ? left_ns / NS_PER_MS : 0;
 }
 
+static bool changes(enum locker_verb verb)
+{
+	return verb == LOCKER_EXTEND || verb == LOCKER_RELEASE || verb == LOCKER_UPDATE;
+}
+
+/* What this node cannot say another one may, for it may have a copy, or links to a majority. */
+static bool asks_another(const struct request *r, enum locker_outcome said)
+{
+	if (said == LOCKER_UNKNOWN)
+		return r->command.verb != LOCKER_UPDATE || r->command.token > 0;
+	return said == LOCKER_NOTREADY || said == LOCKER_NOQUORUM;
+}
+
+/* "Nothing changed" is true of the last try alone where an earlier one may have got through. */
+static enum locker_outcome of_all_tries(const struct request *r, enum locker_outcome last)
+{
+	bool did_nothing = last == LOCKER_NOQUORUM || last == LOCKER_NOTREADY ||
+			   last == LOCKER_BUSY || last == LOCKER_LIMIT || last == LOCKER_REFUSED;
+
+	if (!r->unsure || !did_nothing)
+		return last;
+	if (changes(r->command.verb))
+		return LOCKER_UNKNOWN;
+	/* NOQUORUM promises no more of a LOCK than this does. */
+	return r->command.verb == LOCKER_LOCK && last != LOCKER_NOQUORUM ? LOCKER_TIMEOUT : last;
+}
+
 int request_answer(struct locker_client *c, struct request *r, const struct resp_value *v)
 {
 	struct locker_reply reply;
@@ -317,17 +353,16 @@ int request_answer(struct locker_client *c, struct request *r, const struct resp
 	reply_clear(&reply);
 	if (!reply_parse(r->command.verb, v, &reply))
 		return -EPROTO;
-	if (reply.outcome == LOCKER_NOTREADY && ++r->not_ready < c->n_nodes &&
-		c->now_ns < r->end_ns)
+	if (asks_another(r, reply.outcome) && ++r->refusals < c->n_nodes && c->now_ns < r->end_ns) {
+		r->unsure |= reply.outcome == LOCKER_UNKNOWN ||
+			     (reply.outcome == LOCKER_NOQUORUM && r->command.verb == LOCKER_LOCK);
+		r->refusal = reply.outcome;
 		return -EAGAIN;
+	}
+	reply.outcome = of_all_tries(r, reply.outcome);
 	reply.left_ms = left_ms(c, r, reply.valid_ms);
 	finish(c, r, &reply);
 	return 0;
-}
-
-static bool changes(enum locker_verb verb)
-{
-	return verb == LOCKER_EXTEND || verb == LOCKER_RELEASE || verb == LOCKER_UPDATE;
 }
 
 void request_fail(
@@ -337,15 +372,19 @@ void request_fail(
 
 	reply_clear(&reply);
 	reply.outcome = failure;
-	if (r->answer_lost && failure != LOCKER_CLOSED)
-		reply.outcome = changes(r->command.verb) ? LOCKER_UNKNOWN : LOCKER_TIMEOUT;
+	if (failure != LOCKER_CLOSED) {
+		if (r->unsure)
+			reply.outcome = changes(r->command.verb) ? LOCKER_UNKNOWN : LOCKER_TIMEOUT;
+		else if (r->refusal != LOCKER_OK)
+			reply.outcome = r->refusal;
+	}
 	(void)snprintf(reply.message, sizeof reply.message, "%s", why);
 	finish(c, r, &reply);
 }
 
 bool request_may_repeat(const struct locker_client *c, const struct request *r)
 {
-	if (!r->answer_lost)
+	if (!r->unsure)
 		return true;
 	if (r->command.verb == LOCKER_UPDATE && r->command.token == 0)
 		return false;

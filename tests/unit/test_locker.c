@@ -140,8 +140,6 @@ static void test_locker_errors_keep_their_words(void **state)
 	} rows[] = {
 		{"-NOTOWNER of old\r\n", LOCKER_NOTOWNER, "of old"},
 		{"-NOTFOUND x\r\n", LOCKER_NOTFOUND, "x"},
-		{"-NOQUORUM 1 of 3\r\n", LOCKER_NOQUORUM, "1 of 3"},
-		{"-UNKNOWN x\r\n", LOCKER_UNKNOWN, "x"},
 		{"-BUSY x\r\n", LOCKER_BUSY, "x"},
 		{"-LIMIT x\r\n", LOCKER_LIMIT, "x"},
 		{"-ERR syntax error\r\n", LOCKER_REFUSED, "ERR syntax error"},
@@ -280,6 +278,73 @@ static void test_locker_passes_over_who_is_not_ready(void **state)
 	world_answer(&world, world_expect(&world, 1, "READ k"), "-NOTREADY no copy\r\n");
 	world_answer(&world, world_expect(&world, 0, "READ k"), "-NOTREADY no copy\r\n");
 	assert_int_equal(world_await(&world, &heard), LOCKER_NOTREADY);
+}
+
+/* Node 0 says @first to it, node 1 @second: that means @outcome. */
+static void assert_asked_twice(struct locker_command command, const char *text, const char *again,
+	const char *first, const char *second, enum locker_outcome outcome)
+{
+	submit(command);
+	world_answer(&world, world_expect(&world, 0, text), first);
+	world_answer(&world, world_expect(&world, 1, again), second);
+	assert_int_equal(world_await(&world, &heard), outcome);
+	assert_int_equal(heard.reply.attempts, 2);
+	teardown(NULL);
+	setup(NULL);
+}
+
+static void test_locker_asks_another_where_there_is_no_quorum(void **state)
+{
+	static const char unknown[] = "-UNKNOWN x\r\n", noquorum[] = "-NOQUORUM 1 of 3\r\n";
+	struct locker_command lock = make(LOCKER_LOCK), extend = make(LOCKER_EXTEND),
+			      release = make(LOCKER_RELEASE);
+
+	assert_asked_twice(release, "RELEASE k v", "RELEASE k v", noquorum, RELEASED, LOCKER_OK);
+	assert_asked_twice(
+		release, "RELEASE k v", "RELEASE k v", noquorum, noquorum, LOCKER_NOQUORUM);
+	assert_asked_twice(
+		release, "RELEASE k v", "RELEASE k v", noquorum, unknown, LOCKER_UNKNOWN);
+	/* The second did nothing, but who knows what the first did. */
+	assert_asked_twice(
+		release, "RELEASE k v", "RELEASE k v", unknown, noquorum, LOCKER_UNKNOWN);
+	assert_asked_twice(extend, "EXTEND k v 1000", "EXTEND k v 1000", unknown, "-NOTFOUND x\r\n",
+		LOCKER_NOTFOUND);
+	assert_asked_twice(lock, "LOCK k v 1000", "LOCK k v 1000 IDEMPOTENT", noquorum,
+		GRANT("7", "5"), LOCKER_OK);
+	assert_asked_twice(lock, "LOCK k v 1000", "LOCK k v 1000 IDEMPOTENT", noquorum, noquorum,
+		LOCKER_NOQUORUM);
+	assert_asked_twice(lock, "LOCK k v 1000", "LOCK k v 1000 IDEMPOTENT", noquorum,
+		"-BUSY x\r\n", LOCKER_TIMEOUT);
+	assert_exchange(make(LOCKER_UPDATE), "UPDATE k v w", unknown, LOCKER_UNKNOWN);
+}
+
+static void test_locker_refused_by_one_and_none_else_there(void **state)
+{
+	submit(make(LOCKER_RELEASE));
+	struct fake_command *release = world_expect(&world, 0, "RELEASE k v");
+	fake_refuse(&world.nodes[1]);
+	world_answer(&world, release, "-NOQUORUM 1 of 3\r\n");
+	world_step(&world);
+	fake_refuse(&world.nodes[0]);
+	assert_int_equal(world_await(&world, &heard), LOCKER_NOQUORUM);
+}
+
+static void test_locker_nothing_done_after_a_lost_answer(void **state)
+{
+	static const char *const answers[] = {
+		"-NOQUORUM x\r\n", "-BUSY x\r\n", "-LIMIT x\r\n", "-ERR x\r\n", "-NOTREADY x\r\n"};
+
+	for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
+		submit(make(LOCKER_RELEASE));
+		world_expect(&world, 0, "RELEASE k v");
+		fake_refuse(&world.nodes[0]);
+		world_answer(&world, world_expect(&world, 1, "RELEASE k v"), answers[i]);
+		if (strstr(answers[i], "NOQ") || strstr(answers[i], "NOTR"))
+			world_answer(&world, world_expect(&world, 1, "RELEASE k v"), answers[i]);
+		assert_int_equal(world_await(&world, &heard), LOCKER_UNKNOWN);
+		teardown(NULL);
+		setup(NULL);
+	}
 }
 
 static void test_locker_a_wait_holds_nothing_up(void **state)
@@ -488,6 +553,9 @@ int main(void)
 		TEST(test_locker_lost_everywhere),
 		TEST(test_locker_call_timeout),
 		TEST(test_locker_passes_over_who_is_not_ready),
+		TEST(test_locker_asks_another_where_there_is_no_quorum),
+		TEST(test_locker_refused_by_one_and_none_else_there),
+		TEST(test_locker_nothing_done_after_a_lost_answer),
 		TEST(test_locker_a_wait_holds_nothing_up),
 		TEST(test_locker_who_is_not_ours),
 		TEST(test_locker_nonsense_is_no_answer),

@@ -86,12 +86,17 @@ static void test_election_campaign_and_resign(void **state)
 
 static void test_election_stands_over_all_failures(void **state)
 {
-	static const char *const answers[] = {
-		"_\r\n", "-NOQUORUM x\r\n", "-BUSY x\r\n", "-LIMIT x\r\n", "_\r\n"};
+	static const struct {
+		size_t node;
+		const char *answer;
+	} rows[] = {{0, "_\r\n"}, {0, "-BUSY x\r\n"}, {0, "-NOQUORUM x\r\n"},
+		{1, "-NOQUORUM x\r\n"}, {1, "-NOQUORUM x\r\n"}, {0, "-NOQUORUM x\r\n"},
+		{0, "-LIMIT x\r\n"}, {0, "_\r\n"}};
 
 	assert_int_equal(locker_election_campaign(election), LOCKER_OK);
-	for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
-		world_answer(&world, world_expect_start(&world, 0, "LOCK k me:"), answers[i]);
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		world_answer(&world, world_expect_start(&world, rows[i].node, "LOCK k me:"),
+			rows[i].answer);
 		world_settle(&world);
 		world_pass(&world, 250);
 	}

@@ -226,19 +226,41 @@ static void test_lock_of_another_is_gone_at_once(void **state)
 
 static void test_lock_unsure_answers_are_tried_again(void **state)
 {
-	static const char *const answers[] = {"-UNKNOWN x\r\n", "-NOQUORUM x\r\n", "-BUSY x\r\n"};
+	static const char *const answers[] = {"-UNKNOWN x\r\n", "-NOQUORUM x\r\n"};
 
 	acquire();
 	world_pass(&world, 300);
 	for (size_t i = 0; i < 3; i++) {
-		world_answer(&world, world_expect(&world, 0, "EXTEND k v 900 TOKEN 7"), answers[i]);
+		for (size_t k = 0; k < 2; k++)
+			world_answer(&world,
+				world_expect(&world, (i + k) % 2, "EXTEND k v 900 TOKEN 7"),
+				answers[(i + k) % 2]);
 		world_settle(&world);
 		world_pass(&world, 75);
 		assert_true(locker_lock_valid(lock));
 	}
-	world_answer(&world, world_expect(&world, 0, "EXTEND k v 900 TOKEN 7"), GRANT("7", "899"));
+	world_answer(&world, world_expect(&world, 1, "EXTEND k v 900 TOKEN 7"), GRANT("7", "899"));
 	world_settle(&world);
 	assert_int_equal(locker_lock_remaining_ms(lock), 899);
+}
+
+static void test_lock_extension_waits_for_nothing_else(void **state)
+{
+	struct locker_command slow = {.verb = LOCKER_READ, .key = locker_text("k"), .quorum = true};
+
+	acquire();
+	heard.calls = 0;
+	assert_int_equal(locker_submit(world.client, &slow, heard_fn, &heard), LOCKER_OK);
+	struct fake_command *read = world_expect(&world, 0, "READ k QUORUM");
+	for (int i = 0; i < 5; i++) {
+		world_pass(&world, 300);
+		world_answer(&world, world_expect(&world, 0, "EXTEND k v 900 TOKEN 7"),
+			GRANT("7", "899"));
+		world_settle(&world);
+	}
+	assert_true(locker_lock_valid(lock));
+	world_answer(&world, read, "_\r\n");
+	assert_int_equal(world_await(&world, &heard), LOCKER_NONE);
 }
 
 static void test_lock_once_over_is_never_revived(void **state)
@@ -427,6 +449,7 @@ int main(void)
 		TEST(test_lock_of_a_silent_node_is_extended_by_another),
 		TEST(test_lock_of_another_is_gone_at_once),
 		TEST(test_lock_unsure_answers_are_tried_again),
+		TEST(test_lock_extension_waits_for_nothing_else),
 		TEST(test_lock_once_over_is_never_revived),
 		TEST(test_lock_late_answer_revives_nothing_unasked),
 		TEST(test_lock_release_waits_for_an_extension),
