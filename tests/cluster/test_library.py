@@ -11,6 +11,7 @@ import time
 
 from harness import (LOCKER_CLI, Cluster, ClusterCase, as_map, background, eventually, main,
                      sanitized)
+from networks import ProxiedCluster
 
 BUILD = os.path.dirname(os.path.dirname(LOCKER_CLI))
 PROGRAMS = os.environ.get("LIBRARY_PROGRAMS", os.path.join(BUILD, "tests/cluster"))
@@ -233,31 +234,39 @@ class Failures(ClusterCase):
     def tearDownClass(cls):
         pass
 
-    def run_with(self, break_node):
-        with Cluster(3) as cluster:
-            shell = Shell(self, cluster.addresses(), self.key, 3000 * SLOW, "extend")
-            self.assertEqual(shell.ask("take 0"), "OK")
-            token = shell.ask("token")
-            used = shell.ask("node")
-            node = next(n for n in cluster.nodes if n.address == used)
-            break_node(node)
-            end = time.monotonic() + 2 * 3 * SLOW
-            while time.monotonic() < end:
-                self.assertEqual(shell.ask("valid"), "yes")
-                time.sleep(0.02)
-            self.assertEqual(shell.ask("token"), token)
-            self.assertNotEqual(shell.ask("node"), used)
-            self.assertEqual(shell.events()[1], 0)
-            self.assertEqual(shell.ask("release"), "OK")
-            self.assertEqual(shell.end(), 0)
-            if node.running():
-                node.resume()
+    def assert_kept(self, cluster, break_node):
+        """The lock of a client whose node breaks goes on by another one."""
+        shell = Shell(self, cluster.addresses(), self.key, 3000 * SLOW, "extend")
+        self.assertEqual(shell.ask("take 0"), "OK")
+        token = shell.ask("token")
+        used = shell.ask("node")
+        break_node(next(n for n in cluster.nodes if n.address == used))
+        end = time.monotonic() + 2 * 3 * SLOW
+        while time.monotonic() < end:
+            self.assertEqual(shell.ask("valid"), "yes")
+            time.sleep(0.02)
+        self.assertEqual(shell.ask("token"), token)
+        self.assertNotEqual(shell.ask("node"), used)
+        self.assertEqual(shell.events()[1], 0)
+        self.assertEqual(shell.ask("release"), "OK")
+        self.assertEqual(shell.end(), 0)
 
     def test_the_node_in_use_is_killed(self):
-        self.run_with(lambda node: node.kill())
+        with Cluster(3) as cluster:
+            self.assert_kept(cluster, lambda node: node.kill())
 
     def test_the_node_in_use_stands_still(self):
-        self.run_with(lambda node: node.pause())
+        with Cluster(3) as cluster:
+            self.assert_kept(cluster, lambda node: node.pause())
+
+    def test_the_node_in_use_is_cut_off_from_the_others(self):
+        with ProxiedCluster(3) as cluster:
+            cluster.start()
+
+            def cut(node):
+                cluster.cut([p for p in cluster.routes if node.id in p], "drop")
+            self.assert_kept(cluster, cut)
+            cluster.heal()
 
     def test_without_a_majority_it_is_at_risk_then_gone(self):
         with Cluster(3) as cluster:
