@@ -227,7 +227,9 @@ LOCKER_API enum locker_outcome locker_process(struct locker_client *client);
 /* Milliseconds until locker_process() is due, rounded up; 0: now; -1: no time is set. */
 LOCKER_API int locker_next_timeout_ms(struct locker_client *client);
 
-/* ---- Locks ---- */
+/* ---- Locks ----
+ * A lock is known to the nodes by its value and its token: an UPDATE of its value by whomever makes
+ * it another's, and it is gone. */
 
 struct locker_lock;
 

@@ -392,7 +392,6 @@ enum locker_outcome client_new(const struct locker_client_options *options,
 	pthread_mutex_init(&c->mutex, NULL);
 	pthread_cond_init(&c->changed, NULL);
 	list_init(&c->conns);
-	list_init(&c->dead);
 	list_init(&c->callbacks);
 	c->epoll_fd = c->wake_fd = -1;
 	c->clock = clock;

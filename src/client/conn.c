@@ -76,15 +76,16 @@ static void bury(struct conn *conn)
 	timer_unreserve(&c->timers);
 	conn->state = CONN_DEAD;
 	list_remove(&conn->link);
-	list_add_tail(&c->dead, &conn->link);
+	conn->next_dead = c->dead;
+	c->dead = conn;
 }
 
 void conn_free_dead(struct locker_client *c)
 {
-	while (!list_empty(&c->dead)) {
-		struct conn *conn = container_of(c->dead.next, struct conn, link);
+	struct conn *conn;
 
-		list_remove(&conn->link);
+	while ((conn = c->dead) != NULL) {
+		c->dead = conn->next_dead;
 		buf_fini(&conn->out);
 		buf_fini(&conn->in);
 		free(conn);

@@ -82,7 +82,8 @@ struct locker_client {
 	struct node *nodes;
 	size_t n_nodes;
 	size_t preferred; /* the last that served, or the one behind a failed one */
-	struct list conns, dead;
+	struct list conns;
+	struct conn *dead;
 	struct list callbacks;
 	size_t owned;      /* locks and elections */
 	size_t background; /* requests that give back what nobody wants any more */
@@ -170,6 +171,7 @@ enum conn_state { CONN_NEW, CONN_CONNECTING, CONN_GREETING, CONN_READY, CONN_DEA
 
 struct conn {
 	struct list link;
+	struct conn *next_dead;
 	struct locker_client *client;
 	enum conn_state state;
 	enum locker_outcome failure; /* of the tries since the last success */

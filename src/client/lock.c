@@ -530,7 +530,7 @@ enum locker_outcome locker_lock_new(struct locker_client *client,
 	if (options->risk_ms < 0 || options->risk_ms > options->ttl_ms ||
 		(!given && head.bytes > LOCKER_VALUE_PREFIX_MAX_BYTES))
 		return LOCKER_USAGE;
-	size_t bytes = options->key.bytes + head.bytes + 2 * RANDOM_BYTES + 1;
+	size_t bytes = options->key.bytes + head.bytes + (size_t)2 * RANDOM_BYTES + 1;
 	struct locker_lock *l = calloc(1, sizeof *l + bytes);
 	if (!l)
 		return LOCKER_MEMORY;

@@ -65,29 +65,29 @@ static enum locker_outcome check_numbers(const struct locker_command *k, const c
 	return bad;
 }
 
-enum locker_outcome command_check(const struct locker_command *k, const char **ret_why)
+enum locker_outcome command_check(const struct locker_command *command, const char **ret_why)
 {
 	enum locker_outcome bad = LOCKER_OK;
 
-	if ((unsigned)k->verb > LOCKER_LAG) {
+	if ((unsigned)command->verb > LOCKER_LAG) {
 		*ret_why = "no such command";
 		return LOCKER_USAGE;
 	}
-	if (has_key(k->verb)) {
-		if (k->key.bytes == 0) {
+	if (has_key(command->verb)) {
+		if (command->key.bytes == 0) {
 			*ret_why = "a key has at least 1 byte";
 			return LOCKER_USAGE;
 		}
 		bad = check_bytes(
-			k->key, LOCKER_KEY_MAX_BYTES, ret_why, "a key has at most 512 bytes");
+			command->key, LOCKER_KEY_MAX_BYTES, ret_why, "a key has at most 512 bytes");
 	}
-	if (bad == LOCKER_OK && has_value(k->verb))
-		bad = check_bytes(k->value, LOCKER_VALUE_MAX_BYTES, ret_why,
+	if (bad == LOCKER_OK && has_value(command->verb))
+		bad = check_bytes(command->value, LOCKER_VALUE_MAX_BYTES, ret_why,
 			"a value has at most 4096 bytes");
-	if (bad == LOCKER_OK && k->verb == LOCKER_UPDATE)
-		bad = check_bytes(k->new_value, LOCKER_VALUE_MAX_BYTES, ret_why,
+	if (bad == LOCKER_OK && command->verb == LOCKER_UPDATE)
+		bad = check_bytes(command->new_value, LOCKER_VALUE_MAX_BYTES, ret_why,
 			"a value has at most 4096 bytes");
-	return bad == LOCKER_OK ? check_numbers(k, ret_why) : bad;
+	return bad == LOCKER_OK ? check_numbers(command, ret_why) : bad;
 }
 
 /* ---- making ---- */

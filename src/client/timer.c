@@ -7,7 +7,7 @@
 
 int timer_reserve(struct timer_heap *h)
 {
-	struct timer **at = realloc(h->at, (h->room + 2) * sizeof *h->at);
+	struct timer **at = realloc(h->at, (h->room + 2) * sizeof(struct timer *));
 
 	if (!at)
 		return -ENOMEM;
