@@ -214,8 +214,8 @@ LOCKER_API enum locker_outcome locker_submit(struct locker_client *client,
 	const struct locker_command *command, locker_reply_fn fn, void *context);
 
 /* ---- The caller's loop (own_loop) ----
- * Wait until the descriptor is readable or the time is over, then call locker_process(); ask for
- * the time anew after every call of this library. */
+ * Wait until the descriptor is readable or the time is over, then call locker_process(), and ask
+ * for the time anew. What another call makes due before that time makes the descriptor readable. */
 
 /* One descriptor for the client's whole life; it belongs to the client. */
 LOCKER_API int locker_fd(struct locker_client *client);
@@ -242,7 +242,8 @@ enum locker_event {
  * ended because nobody extended it, or this process was stopped.
  * LOCKER_AT_RISK comes before the end, and once only unless an extension succeeds after it.
  * LOCKER_GONE comes once for each grant, unless it was released, freed, or taken anew before. A
- * lock that is gone is never taken again by itself. */
+ * lock that is gone is never taken again by itself. After the machine was suspended, or where the
+ * loop or another callback takes its time, both come late; locker_lock_valid() never is. */
 typedef void (*locker_event_fn)(void *context, struct locker_lock *lock, enum locker_event event,
 	enum locker_outcome reason);
 

@@ -258,6 +258,8 @@ enum locker_outcome locker_process(struct locker_client *client)
 		client->driving = true;
 		drive(client, 0);
 		stop_driving(client);
+		/* The caller asks for it; only what is due before that is worth a wake-up. */
+		client->sleep_until_ns = next_time(client);
 		outcome = LOCKER_OK;
 	}
 	client_unlock(client);
@@ -268,6 +270,8 @@ int locker_next_timeout_ms(struct locker_client *client)
 {
 	client_lock(client);
 	int ms = timeout_ms(client, next_time(client));
+	if (!client->driving)
+		client->sleep_until_ns = next_time(client);
 	client_unlock(client);
 	return ms;
 }

@@ -40,7 +40,7 @@ struct timer {
 
 struct timer_heap {
 	struct timer **at; /* from 1 */
-	size_t n, room;
+	size_t n, room, allocated;
 };
 
 /* Room for one more timer than before: whoever owns a timer reserves it when he is made, so that

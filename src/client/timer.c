@@ -3,15 +3,20 @@
 
 #include "client/internal.h"
 
+enum { TIMERS_FIRST = 16 };
+
 /* A binary heap, the earliest at 1. at[] has room for every timer that was reserved. */
 
 int timer_reserve(struct timer_heap *h)
 {
-	struct timer **at = realloc(h->at, (h->room + 2) * sizeof(struct timer *));
-
-	if (!at)
-		return -ENOMEM;
-	h->at = at;
+	if (h->room + 1 >= h->allocated) {
+		size_t n = h->allocated > 0 ? 2 * h->allocated : TIMERS_FIRST;
+		struct timer **at = realloc(h->at, n * sizeof(struct timer *));
+		if (!at)
+			return -ENOMEM;
+		h->at = at;
+		h->allocated = n;
+	}
 	h->room++;
 	return 0;
 }

@@ -1,3 +1,4 @@
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -410,6 +411,32 @@ static void test_lock_freed_in_its_own_callback(void **state)
 	make_lock(true, "v");
 }
 
+static int loop_wakes(void)
+{
+	struct pollfd p = {.fd = locker_fd(world.client), .events = POLLIN};
+
+	return poll(&p, 1, 0);
+}
+
+static void test_lock_leaves_an_idle_loop_alone(void **state)
+{
+	acquire();
+	for (int i = 0; i < 3; i++) {
+		world_settle(&world);
+		assert_int_equal(loop_wakes(), 0);
+		assert_true(locker_next_timeout_ms(world.client) > 100);
+		assert_int_equal(loop_wakes(), 0);
+		assert_true(locker_lock_valid(lock));
+		assert_int_equal(loop_wakes(), 0);
+	}
+	world_pass(&world, 900);
+	assert_int_equal(locker_next_timeout_ms(world.client), 0);
+	world_settle(&world);
+	assert_int_equal(events.gone, 1);
+	assert_int_equal(locker_acquire_async(lock, 0, heard_fn, &heard), LOCKER_OK);
+	assert_int_equal(loop_wakes(), 1);
+}
+
 static void test_lock_misuse(void **state)
 {
 	struct locker_lock_options options = {.key = locker_text("k"), .ttl_ms = 0};
@@ -459,6 +486,7 @@ int main(void)
 		TEST(test_lock_freed_is_given_up),
 		TEST(test_lock_freed_while_it_is_taken),
 		TEST(test_lock_freed_in_its_own_callback),
+		TEST(test_lock_leaves_an_idle_loop_alone),
 		TEST(test_lock_misuse),
 	};
 	return cmocka_run_group_tests_name("locker_lock", tests, NULL, NULL);
