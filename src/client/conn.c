@@ -151,6 +151,21 @@ static int look_up(struct conn *conn)
 	return 0;
 }
 
+/* A machine that vanished says nothing: without this a command that waits in line there would wait
+ * to its end. */
+static void notice_silence(int fd, int64_t answer_ns)
+{
+	int on = 1, probes = 3, every_s = 1;
+	int patience_ms = (int)(answer_ns / NS_PER_MS);
+	int idle_s = patience_ms / 1000 + 1;
+
+	(void)!setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+	(void)!setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+	(void)!setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
+	(void)!setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+	(void)!setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
+}
+
 /* 0: under way; or -errno. */
 static int try_address(struct conn *conn, const struct addrinfo *a)
 {
@@ -163,6 +178,7 @@ static int try_address(struct conn *conn, const struct addrinfo *a)
 	if (conn->fd < 0)
 		return -errno;
 	(void)!setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+	notice_silence(conn->fd, conn->client->answer_ns);
 	if (connect(conn->fd, a->ai_addr, a->ai_addrlen) < 0 && errno != EINPROGRESS)
 		return -errno;
 	if (epoll_ctl(conn->client->epoll_fd, EPOLL_CTL_ADD, conn->fd, &want) < 0)

@@ -1,6 +1,7 @@
 /* Take many locks with one client, hold them, and count what is still ours.
  * usage: many_locks NODES PREFIX LOCKS TTL-MS HOLD-MS [own-loop]
- * Prints one line: taken, lost, valid at the end, threads of the process. */
+ * Prints one line: taken, lost, valid at the end, threads of the process, its milliseconds of CPU
+ * while it held them. */
 #include <locker/locker.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -33,6 +34,14 @@ static int64_t now_ms(void)
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int64_t cpu_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
@@ -81,12 +90,14 @@ static int run(struct locker_client *client, char **argv, int n, bool own_loop)
 	}
 	while (answers < n)
 		turn(client, own_loop, 1000);
+	int64_t begin_cpu_ms = cpu_ms();
 	int64_t end_ms = now_ms() + atoll(argv[5]);
 	while (now_ms() < end_ms)
 		turn(client, own_loop, end_ms - now_ms());
+	int64_t used_cpu_ms = cpu_ms() - begin_cpu_ms;
 	for (int i = 0; i < n; i++)
 		valid += locker_lock_valid(locks[i]);
-	printf("%d %d %d %d\n", taken, lost, valid, count_threads());
+	printf("%d %d %d %d %lld\n", taken, lost, valid, count_threads(), (long long)used_cpu_ms);
 	for (int i = 0; i < n; i++)
 		locker_lock_free(locks[i]);
 	return 0;
