@@ -264,8 +264,8 @@ LOCKER_API enum locker_outcome locker_lock_new(struct locker_client *client,
 	const struct locker_lock_options *options, struct locker_lock **ret);
 
 /* A lock that is held, or being taken, is given up: that is sent and not waited for (its lease ends
- * in any case). on_event is not called any more; operations under way are called back with
- * LOCKER_CLOSED. NULL is fine. */
+ * in any case). on_event is not called any more (one that another thread is in is waited for);
+ * operations under way are called back with LOCKER_CLOSED. NULL is fine. */
 LOCKER_API void locker_lock_free(struct locker_lock *lock);
 
 /* Take the lock, standing in line for at most @wait_ms. LOCKER_OK: it is held, and valid now;
@@ -342,7 +342,8 @@ struct locker_election_options {
 LOCKER_API enum locker_outcome locker_election_new(struct locker_client *client,
 	const struct locker_election_options *options, struct locker_election **ret);
 
-/* Resigns, without waiting for it. No callback comes afterwards. NULL is fine. */
+/* Resigns, without waiting for it. No callback comes afterwards; one that another thread is in is
+ * waited for. NULL is fine. */
 LOCKER_API void locker_election_free(struct locker_election *election);
 
 /* Stand until elected or resigned, over all failures. Waits for nothing, so it may be called inside

@@ -45,6 +45,7 @@ static void run_events(struct callback *self)
 	unsigned event = 0;
 
 	client_lock(e->client);
+	bool pending = e->pending != 0;
 	while (event < LOCKER_LEADER_CHANGED && !(e->pending & 1U << event))
 		event++;
 	e->pending &= ~(1U << event);
@@ -53,7 +54,9 @@ static void run_events(struct callback *self)
 	if (e->pending)
 		client_callback(e->client, &e->events);
 	client_unlock(e->client);
-	e->on_event(e->context, e, (enum locker_election_event)event, reason);
+	/* Between its turn and this it may have been taken back. */
+	if (pending)
+		e->on_event(e->context, e, (enum locker_election_event)event, reason);
 }
 
 static void tell(struct locker_election *e, enum locker_election_event event)

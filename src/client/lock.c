@@ -58,10 +58,20 @@ static void run_events(struct callback *self)
 	struct locker_lock *l = container_of(self, struct locker_lock, events);
 
 	pthread_mutex_lock(&l->client->mutex);
+	bool pending = l->pending;
 	enum locker_event event = l->event;
 	enum locker_outcome reason = l->event_reason;
+	l->pending = false;
 	pthread_mutex_unlock(&l->client->mutex);
-	l->on_event(l->context, l, event, reason);
+	/* Between its turn and this it may have been taken back. */
+	if (pending)
+		l->on_event(l->context, l, event, reason);
+}
+
+static void take_back_events(struct locker_lock *l)
+{
+	l->pending = false;
+	list_remove(&l->events.link);
 }
 
 static void tell_caller(struct locker_lock *l, enum locker_event event, enum locker_outcome reason)
@@ -70,6 +80,7 @@ static void tell_caller(struct locker_lock *l, enum locker_event event, enum loc
 		return;
 	/* One that was not told yet is replaced: the end makes the risk old news. */
 	list_remove(&l->events.link);
+	l->pending = true;
 	l->event = event;
 	l->event_reason = reason;
 	client_callback(l->client, &l->events);
@@ -224,7 +235,7 @@ static void promised(struct locker_lock *l, const struct request *r, int64_t val
 	/* Locks of one lease come due together, and are extended by one write. */
 	l->extend_ns -= l->extend_ns % (ttl_ns / BATCHES_PER_LEASE);
 	l->warned = false;
-	list_remove(&l->events.link); /* a risk that is over was not told yet */
+	take_back_events(l); /* a risk that is over was not told yet */
 	l->reason = LOCKER_LOST;
 	schedule(l);
 }
@@ -368,7 +379,7 @@ enum locker_outcome lock_begin_acquire(
 	if (command_check(&command, &why) != LOCKER_OK)
 		return LOCKER_USAGE;
 	l->state = LOCK_TAKING;
-	list_remove(&l->events.link);
+	take_back_events(l);
 	enum locker_outcome outcome =
 		send(l, &command, l->client->call_ns, l->client->answer_ns, lock_taken, hearer);
 	if (outcome != LOCKER_OK)
@@ -421,7 +432,7 @@ enum locker_outcome lock_begin_release(
 	invalidate(l);
 	l->state = LOCK_RELEASING;
 	timer_cancel(&l->client->timers, &l->timer);
-	list_remove(&l->events.link);
+	take_back_events(l);
 	if (!l->request)
 		return send_release(l, hearer);
 	l->queued = true;

@@ -39,6 +39,7 @@ struct locker_lock {
 	locker_event_fn on_event;
 	void *context;
 	struct callback events;
+	bool pending; /* event is to be told */
 	enum locker_event event;
 	enum locker_outcome event_reason;
 
