@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "client/address.h"
+
 static int64_t now_ms(void)
 {
 	struct timespec t;
@@ -56,27 +58,6 @@ static int wait_ready(int fd, short events, int64_t deadline_ms)
 	}
 }
 
-/* Split "HOST:PORT" or "[v6]:PORT"; false: it is neither. */
-static bool split_address(char *address, char **ret_host, char **ret_port)
-{
-	char *colon = strrchr(address, ':');
-
-	if (!colon || colon == address || colon[1] == '\0')
-		return false;
-	*colon = '\0';
-	*ret_port = colon + 1;
-	*ret_host = address;
-	if (address[0] == '[') {
-		if (colon[-1] != ']')
-			return false;
-		colon[-1] = '\0';
-		*ret_host = address + 1;
-	}
-	char *end;
-	long number = strtol(*ret_port, &end, 10);
-	return **ret_host != '\0' && *end == '\0' && number >= 1 && number <= 65535;
-}
-
 /* A connected socket or -errno. */
 static int connect_one(const struct addrinfo *a, int64_t deadline_ms)
 {
@@ -107,7 +88,7 @@ static int connect_address(struct sync *s, char *address, int64_t deadline_ms)
 	int fd = -ECONNREFUSED;
 
 	(void)snprintf(s->address, sizeof s->address, "%s", address);
-	if (!split_address(address, &host, &port)) {
+	if (!address_split(address, &host, &port)) {
 		explain(s, "not HOST:PORT with a port of 1 to 65535");
 		return -EINVAL;
 	}
@@ -144,21 +125,6 @@ static int greet(struct sync *s, int64_t timeout_ms)
 	return 0;
 }
 
-/* Copy the next of a comma-separated list to @ret; false: the list is at its end. *ret_fits tells
- * whether it was whole. */
-static bool next_address(const char **list, char *ret, size_t bytes, bool *ret_fits)
-{
-	if (**list == '\0')
-		return false;
-	size_t n = strcspn(*list, ",");
-	*ret_fits = n < bytes;
-	(void)snprintf(ret, bytes, "%.*s", (int)n, *list);
-	*list += n;
-	if (**list == ',')
-		++*list;
-	return true;
-}
-
 int sync_open(struct sync *s, const char *addresses, int64_t timeout_ms)
 {
 	char address[sizeof s->address], whys[sizeof s->why] = "no address given";
@@ -173,7 +139,7 @@ int sync_open(struct sync *s, const char *addresses, int64_t timeout_ms)
 		explain(s, "out of memory");
 		return -ENOMEM;
 	}
-	while (next_address(&addresses, address, sizeof address, &fits)) {
+	while (address_next(&addresses, address, sizeof address, &fits)) {
 		int r = -EINVAL;
 
 		if (fits)
