@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pty
+import random
 import select
 import shlex
 import signal
@@ -17,7 +18,8 @@ import tempfile
 import time
 import unittest
 
-from harness import (LOCKER_CLI, Cluster, ClusterCase, RespError, eventually, free_address, main)
+from harness import (LOCKER_CLI, Cluster, ClusterCase, RespError, background, eventually,
+                     free_address, main)
 
 LOST, NOT_ACQUIRED, USAGE, CANNOT_RUN, NOT_FOUND = range(123, 128)
 
@@ -529,6 +531,66 @@ class Failures(Runs, unittest.TestCase):
         self.cluster[1].pause()
         done = self.run_under(self.key, "--", "true")
         self.assertRun(done, 0)
+
+
+class Storm(Runs, unittest.TestCase):
+    SECONDS = int(os.environ.get("LOCKER_TEST_STORM_SECONDS", "15"))
+
+    def contend(self, diary, end):
+        """Run after run, most of them longer than the calm between two faults."""
+        statuses = []
+        while time.monotonic() < end:
+            # Those that know one node only lose what the others are granted.
+            nodes = random.choice([None, random.choice(self.cluster.nodes).address])
+            process = self.spawn("run", "storm", "--ttl", "2s", "--wait", "5s", "--timeout", "1s",
+                                 "--", *diary.command(random.uniform(0.1, 3), "stay"),
+                                 nodes=nodes)
+            self.running.append(process)
+            statuses.append(self.end(process)[0])
+        return statuses
+
+    def test_never_two_while_nodes_and_runners_are_stopped_and_killed(self):
+        seed = int.from_bytes(os.urandom(3), "big")
+        print(f"seed {seed}", file=sys.stderr)
+        random.seed(seed)
+        self.cluster = Cluster(3, attempt_time=500)
+        self.addCleanup(self.cluster.abandon)
+        self.running = []
+        diaries = [Diary(self) for _ in range(4)]
+        end = time.monotonic() + self.SECONDS
+        joins = [background(self.contend, diary, end) for diary in diaries]
+        while time.monotonic() < end:
+            time.sleep(random.uniform(0.2, 1.5))
+            alive = [p for p in self.running if p.poll() is None]
+            if random.random() < 0.6 or not alive:
+                victims = random.sample(self.cluster.nodes, random.randint(1, 3))
+                for node in victims:
+                    node.pause()
+                time.sleep(random.uniform(0.1, 3))
+                for node in victims:
+                    node.resume()
+            elif random.random() < 0.5:
+                random.choice(alive).kill()
+            else:
+                victim = random.choice(alive)
+                victim.send_signal(signal.SIGSTOP)
+                time.sleep(random.uniform(0.1, 3))
+                victim.send_signal(signal.SIGCONT)
+        statuses = [status for join in joins for status in join(60)]
+        self.assertLessEqual(set(statuses), {0, LOST, NOT_ACQUIRED, -signal.SIGKILL})
+        spans = {}
+        for diary in diaries:
+            for line in diary.lines():
+                if line[0] == "start":
+                    spans[line[2]] = [int(line[3]), float(line[1]), float(line[1])]
+                else:
+                    spans[line[2]][2] = float(line[1])
+        spans = sorted(spans.values())
+        for before, after in zip(spans, spans[1:]):
+            self.assertLess(before[2], after[1], (before, after))
+        print(f"{len(spans)} holders, {statuses.count(0)} ended by themselves, "
+              f"{statuses.count(LOST)} lost, {statuses.count(NOT_ACQUIRED)} not acquired",
+              file=sys.stderr)
 
 
 class Elections(Runs, unittest.TestCase):
