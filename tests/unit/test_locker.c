@@ -168,6 +168,20 @@ static void test_locker_goes_to_the_next_node_and_stays(void **state)
 	}
 }
 
+static void test_locker_tries_every_address_of_a_name(void **state)
+{
+	char nodes[64];
+	struct locker_client_options options = {.nodes = nodes, .own_loop = true};
+
+	assert_int_equal(locker_client_free(world.client), LOCKER_OK);
+	/* Often ::1 comes first, where nobody listens. */
+	(void)snprintf(nodes, sizeof nodes, "localhost:%d", world.nodes[1].port);
+	assert_int_equal(locker_client_new(&options, &world.client), LOCKER_OK);
+	submit(make(LOCKER_READ));
+	world_answer(&world, world_expect(&world, 1, "READ k"), "_\r\n");
+	assert_int_equal(world_await(&world, &heard), LOCKER_NONE);
+}
+
 static void test_locker_nobody_there(void **state)
 {
 	fake_refuse(&world.nodes[0]);
@@ -545,6 +559,7 @@ int main(void)
 		TEST(test_locker_waits),
 		TEST(test_locker_errors_keep_their_words),
 		TEST(test_locker_goes_to_the_next_node_and_stays),
+		TEST(test_locker_tries_every_address_of_a_name),
 		TEST(test_locker_nobody_there),
 		TEST(test_locker_silent_node_is_given_up),
 		TEST(test_locker_lost_lock_is_repeated_idempotent),
