@@ -32,6 +32,7 @@ enum {
 	DOUBT_PARTS = 8,    /* a SHADOW is asked about after T_att over this */
 	LEISURE_PARTS = 2,  /* who asks at leisure rests so many times as long as an answer took */
 	LEISURE_MAX_MS = 5,
+	OBSERVERS_PART = 4,   /* of all operations at most so many are observers */
 	LEISURE_SEGMENTS = 2, /* settled in one go at leisure */
 	HEALS_SPARE = 16,     /* a heal pass asks for no more when a 16th of its room is left */
 	HEALS_HINTED = 4,     /* clients who extend what is not there get a quarter of it */
@@ -120,7 +121,7 @@ enum op_state {
 	OPS_RELEASE,
 	OPS_READ,
 	OPS_RETRY, /* waits for its timer, then begins its kind's round again */
-	OPS_WATCH, /* WAITFOR, WAITRELEASE */
+	OPS_WATCH, /* WAITFOR, WAITRELEASE, OBSERVE */
 };
 
 /* Why an operation prepares a ballot. */
@@ -206,6 +207,8 @@ struct op {
 	struct ballot prev; /* LOCK: attempt to be removed in the same message */
 	struct version b;   /* running PREPARE/ACCEPT ballot, or guard */
 	uint8_t refusal;    /* LOCK: best explanation so far, enum outcome */
+	uint8_t seen;       /* OBSERVE: what it was told last; of a lease uid, and b of the value */
+	uint64_t end_ns;    /* OBSERVE: when that lease was to end, once it is over; slow clock */
 	struct answer answers[];
 };
 
@@ -397,7 +400,7 @@ struct engine {
 	struct map lines;
 	struct line *line_pool;
 	uint32_t line_free, lines_touched;
-	uint64_t n_waiters;
+	uint64_t n_waiters, n_observers;
 
 	struct probe probes[PROBES_MAX];
 	uint32_t probe_free;
@@ -785,3 +788,13 @@ void line_wake_held(struct engine *e, uint64_t hash, struct bytes key);
 void lines_look_again(struct engine *e, uint16_t slot);
 void watch_start(struct engine *e, struct op *op);
 void watch_run(struct engine *e, struct op *op);
+
+/* ---- observe.c ---- */
+void observe_start(struct engine *e, struct op *op);
+/* Tell what is new. */
+void observe_look(struct engine *e, struct op *op);
+/* Something of this key is changing. */
+void observers_wake(struct engine *e, uint64_t hash, struct bytes key);
+void observers_note_end(struct engine *e, uint64_t hash, const struct lease *l);
+/* What this node can tell at all may have changed. */
+void observers_wake_all(struct engine *e);

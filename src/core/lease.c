@@ -183,6 +183,7 @@ static bool shadow_follows(struct engine *e, uint32_t ref)
 static void end(struct engine *e, uint64_t hash, uint32_t ref, bool wake)
 {
 	struct lease *l = lease_at(e, ref);
+	observers_note_end(e, hash, l);
 	if (shadow_follows(e, ref)) {
 		if (wake)
 			line_wake_ended(e, hash, lease_key(l));
@@ -259,6 +260,7 @@ uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct b
 	block_dispose(e, ref, block_bytes(old));
 	if (lease_is_visible(l))
 		log_changed(e, hash, l);
+	observers_wake(e, hash, lease_key(l));
 	return to;
 }
 
