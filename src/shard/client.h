@@ -22,6 +22,7 @@ enum {
 	FAIR_UNFINISHED = 64, /* of one connection, while half of all calls are in use */
 	PENDING_MAX = 16384,  /* replies of one connection not yet in its output */
 	WAITS_MAX = 1024,     /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
+	OBSERVERS_MAX = 1024, /* of one connection: keys */
 	WAIT_MAX_MS = 24 * 3600 * 1000,
 	PARTIAL_MAX_MS = 10 * 1000, /* a request must be whole by then */
 	CALLS_CHUNK = 256,
@@ -70,6 +71,7 @@ struct client_conn {
 	uint32_t slots_cap, head, tail;
 	uint32_t unfinished;
 	uint32_t waits;
+	uint32_t observers;
 	size_t held_bytes; /* in slots */
 	uint64_t opened_mclk, active_mclk, partial_mclk;
 	const char *last_command;
@@ -85,12 +87,13 @@ struct call {
 	struct list in_conn;
 	struct client_conn *conn; /* NULL: the client is gone */
 	struct gather *gather;
+	uint8_t *key;   /* OBSERVE, else NULL */
 	char *note;     /* what the log is told once it has taken effect; NULL: nothing */
 	uint64_t token; /* CHECK */
 	uint32_t index, generation;
 	uint32_t slot;
 	uint32_t next_free;
-	uint16_t shard;
+	uint16_t shard, key_bytes;
 	uint8_t reply; /* enum reply_kind */
 	bool used, resp3, waits, part;
 	bool setnodes; /* the control thread answers, not an engine */
@@ -108,6 +111,7 @@ struct clients {
 	uint64_t http_said_mclk; /* 0: never */
 	struct call **chunks;
 	uint32_t n_chunks, chunks_max, calls_used, calls_max, free_call;
+	uint32_t observers;                /* of the calls */
 	struct buf scratch;                /* a reply on its way to a slot */
 	struct buf answer;                 /* a text for gather */
 	uint8_t lookup[COMMAND_HASH_SIZE]; /* index + 1 into commands[] */
@@ -214,6 +218,9 @@ void calls_end_waits(struct shard *s, struct client_conn *conn);
 /* Ask the control thread for another set of nodes; it answers when all is done, or goes wrong. */
 enum run setnodes_start(struct request *rq, const struct mail_setnodes *wanted);
 void calls_free(struct clients *c);
+/* Send @ev->op to the shard of @call, and tell it that nobody waits for that any more. */
+void op_launch(struct shard *s, struct call *call, struct event *ev);
+void op_cancel(struct shard *s, unsigned shard, uint64_t tag);
 
 /* ---- reply_ring.c ---- */
 static inline bool pending_empty(const struct client_conn *conn)
@@ -388,6 +395,13 @@ enum run refused_cluster_command(struct request *rq);
 enum run eval_command(struct request *rq);
 enum run evalsha_command(struct request *rq);
 enum run script_command(struct request *rq);
+
+/* ---- observe_commands.c ---- */
+enum run observe_command(struct request *rq);
+enum run unobserve_command(struct request *rq);
+void observer_result(struct shard *s, struct call *call, const struct result *r);
+/* All of this connection. Steps the engine. */
+void observers_stop(struct shard *s, struct client_conn *conn);
 
 /* ---- admin_commands.c ---- */
 enum run ping_command(struct request *rq);
