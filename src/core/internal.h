@@ -791,10 +791,9 @@ void watch_run(struct engine *e, struct op *op);
 
 /* ---- observe.c ---- */
 void observe_start(struct engine *e, struct op *op);
-/* Tell what is new. */
 void observe_look(struct engine *e, struct op *op);
-/* Something of this key is changing. */
-void observers_wake(struct engine *e, uint64_t hash, struct bytes key);
-void observers_note_end(struct engine *e, uint64_t hash, const struct lease *l);
-/* What this node can tell at all may have changed. */
+/* Something of this key is changing; what this node can tell at all may have changed. */
+void observers_wake(struct engine *e, struct bytes key);
 void observers_wake_all(struct engine *e);
+void observers_note_end(struct engine *e, const struct lease *l);
+void observe_validate(const struct engine *e, const struct op *op);

@@ -83,9 +83,14 @@ void observe_start(struct engine *e, struct op *op)
 	observe_look(e, op);
 }
 
-void observers_note_end(struct engine *e, uint64_t hash, const struct lease *l)
+static const struct line *line_of(const struct engine *e, struct bytes key)
 {
-	const struct line *line = e->n_observers == 0 ? NULL : line_find(e, hash, lease_key(l));
+	return e->n_observers == 0 ? NULL : line_find(e, hash_bytes(key), key);
+}
+
+void observers_note_end(struct engine *e, const struct lease *l)
+{
+	const struct line *line = line_of(e, lease_key(l));
 	for (uint32_t i = line == NULL ? 0 : line->watch_head; i != 0;) {
 		struct op *op = op_at(e, i - 1);
 		i = op->q_next;
@@ -94,10 +99,9 @@ void observers_note_end(struct engine *e, uint64_t hash, const struct lease *l)
 	}
 }
 
-void observers_wake(struct engine *e, uint64_t hash, struct bytes key)
+static void wake_observers(struct engine *e, const struct line *l)
 {
-	const struct line *line = e->n_observers == 0 ? NULL : line_find(e, hash, key);
-	for (uint32_t i = line == NULL ? 0 : line->watch_head; i != 0;) {
+	for (uint32_t i = l->watch_head; i != 0;) {
 		struct op *op = op_at(e, i - 1);
 		i = op->q_next;
 		if (op->kind == OP_OBSERVE)
@@ -105,13 +109,17 @@ void observers_wake(struct engine *e, uint64_t hash, struct bytes key)
 	}
 }
 
+void observers_wake(struct engine *e, struct bytes key)
+{
+	const struct line *l = line_of(e, key);
+	if (l != NULL)
+		wake_observers(e, l);
+}
+
 static void wake_line(void *arg, struct map_slot entry)
 {
 	struct engine *e = arg;
-	const struct line *l = &e->line_pool[entry.value];
-	for (uint32_t i = l->watch_head; i != 0; i = op_at(e, i - 1)->q_next)
-		if (op_at(e, i - 1)->kind == OP_OBSERVE)
-			op_run_later(e, op_at(e, i - 1));
+	wake_observers(e, &e->line_pool[entry.value]);
 }
 
 void observers_wake_all(struct engine *e)
@@ -122,4 +130,29 @@ void observers_wake_all(struct engine *e)
 	do
 		cursor = map_scan(&e->lines, cursor, wake_line, e);
 	while (cursor != 0);
+}
+
+static const struct lease *entry_of(const struct engine *e, const struct op *op)
+{
+	const struct map_slot *s = map_find(&e->leases, op->hash);
+	while (s != NULL && !bytes_eq(lease_key(lease_at(e, (uint32_t)s->value)), op_key(e, op)))
+		s = map_next(&e->leases, op->hash, s);
+	return s == NULL ? NULL : lease_at(e, (uint32_t)s->value);
+}
+
+void observe_validate(const struct engine *e, const struct op *op)
+{
+	const struct lease *l = entry_of(e, op);
+	bool over =
+		l != NULL && e->now.slow_ns >= l->end_ns; /* its turn to be cleared away comes */
+	if (op->in_run || over)
+		return;
+	if (!slot_readable(e, op->slot) || (l != NULL && !lease_is_live(l))) {
+		CHECK(op->seen == SEEN_LOST);
+	} else if (l == NULL || !lease_is_visible(l)) {
+		CHECK(op->seen == SEEN_FREE);
+	} else {
+		CHECK(op->seen == SEEN_HELD && ballot_eq(op->uid, lease_uid(l)));
+		CHECK(version_cmp(op->b, lease_vb(e, l)) == 0);
+	}
 }

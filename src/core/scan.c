@@ -91,6 +91,8 @@ static void validate_ops(const struct engine *e)
 		used++;
 		waiters += op->in_queue && op->kind != OP_OBSERVE;
 		observers += op->kind == OP_OBSERVE;
+		if (op->kind == OP_OBSERVE)
+			observe_validate(e, op);
 		CHECK(op->index == i);
 	}
 	CHECK(used == e->ops_used);

@@ -139,16 +139,13 @@ void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key)
 			op_run_later(e, head);
 	}
 	run_watchers(e, l, OP_WAITRELEASE);
-	run_watchers(e, l, OP_OBSERVE);
 }
 
 void line_wake_held(struct engine *e, uint64_t hash, struct bytes key)
 {
 	struct line *l = line_find(e, hash, key);
-	if (l == NULL || MUTANT(WAKE_HELD_LOST))
-		return;
-	run_watchers(e, l, OP_WAITFOR);
-	run_watchers(e, l, OP_OBSERVE);
+	if (l != NULL && !MUTANT(WAKE_HELD_LOST))
+		run_watchers(e, l, OP_WAITFOR);
 }
 
 static bool held_here(struct engine *e, const struct op *op, struct lease **ret)

@@ -172,10 +172,11 @@ static void nothing_left(struct world *w)
 		/* What the last step disposed of goes back with the next. */
 		node_step(w, id, &(struct event){.type = EV_TICK}, -1);
 		engine_stats(e, &s);
-		if (s.ops != 0 || s.waiters != 0 || s.leases != 0 || s.promises != 0 ||
+		if (s.ops != s.observers || s.waiters != 0 || s.leases != 0 || s.promises != 0 ||
 			s.tombstones != 0 || s.shadows + s.staged + s.resync != 0 || s.healing ||
 			e->heals_used != 0 ||
-			(!w->shard_level && e->arena.used_bytes > e->names.count * ARENA_UNIT))
+			(!w->shard_level &&
+				e->arena.used_bytes > (e->names.count + s.observers) * ARENA_UNIT))
 			violation(w, RUN_STUCK,
 				"left behind on node %u: %" PRIu64 " operations, %" PRIu64
 				" waiters, %" PRIu64 " leases, %" PRIu64 " promises, %" PRIu64
