@@ -258,7 +258,8 @@ enum reply_kind {
 	REPLY_LOCK,  /* map or null */
 	REPLY_GRANT, /* UPDATE, EXTEND */
 	REPLY_RELEASE,
-	REPLY_SET, /* OK or null */
+	REPLY_BREAK, /* as RELEASE, but he who asks is not the holder */
+	REPLY_SET,   /* OK or null */
 	REPLY_SET_IFEQ,
 	REPLY_DELETED, /* 1 or 0 */
 	REPLY_VALUE,   /* READ, GET, WAITFOR */

@@ -144,7 +144,8 @@ static void test_look_break_releases_by_token_alone(void **state)
 	static const struct {
 		enum outcome outcome;
 		const char *start;
-	} cases[] = {{OUT_NOTOWNER, "-NOTOWNER "}, {OUT_NOTFOUND, "-NOTFOUND "},
+	} cases[] = {{OUT_NOTOWNER, "-NOTOWNER the key is held by another grant"},
+		{OUT_NOTFOUND, "-NOTFOUND the key is not held; nothing changed\r\n"},
 		{OUT_UNKNOWN, "-UNKNOWN "}, {OUT_NOQUORUM, "-NOQUORUM "}, {OUT_BUSY, "-BUSY "}};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		w.next = (struct result){.outcome = cases[i].outcome, .masters = 3, .quorum = 2};
