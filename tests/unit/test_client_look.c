@@ -127,6 +127,20 @@ static void test_look_locks_need_a_copy(void **state)
 	expect_start(x, "*2\r\n:4\r\n*2\r\n");
 }
 
+static void test_look_a_page_above_the_output_limit_is_refused(void **state)
+{
+	(void)state;
+	struct wire *x = dial(0);
+	w.sh[0].cfg.output_max_bytes = ERROR_MAX_BYTES + 200;
+	say(x, "LOCKS CURSOR 0");
+	turns(2);
+	expect_start(x, "-LIMIT ");
+	say(x, "LOCKS CURSOR 0 PREFIX k01");
+	turns(2);
+	expect_start(x, "*2\r\n:4\r\n*1\r\n");
+	assert_true(x->open);
+}
+
 static void test_look_break_releases_by_token_alone(void **state)
 {
 	(void)state;
@@ -222,6 +236,7 @@ int main(void)
 		TEST(test_look_count_is_bounded),
 		TEST(test_look_locks_visits_every_thread),
 		TEST(test_look_locks_need_a_copy),
+		TEST(test_look_a_page_above_the_output_limit_is_refused),
 		TEST(test_look_break_releases_by_token_alone),
 		TEST(test_look_break_of_a_client_that_is_gone),
 		TEST(test_look_stats_of_node_and_shards),
