@@ -159,6 +159,7 @@ static void not_whole(struct engine *e, uint32_t ref)
 		return;
 	e->slot_state[slot] = SLOT_SILENT;
 	e->copies.whole--;
+	observers_wake_all(e);
 }
 
 static void purge(struct engine *e, uint32_t ref)

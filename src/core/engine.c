@@ -247,6 +247,9 @@ static void on_op(struct engine *e, const struct op_request *r)
 	case OP_WAITRELEASE:
 		watch_start(e, op);
 		break;
+	case OP_OBSERVE:
+		observe_start(e, op);
+		break;
 	case OP_READ:
 		break;
 	}
@@ -368,12 +371,15 @@ void engine_step(
 		break;
 	case EV_STATUS:
 		on_status(e, ev->status.status, ev->status.floor_n);
+		observers_wake_all(e);
 		break;
 	case EV_CONFIG:
 		config_change(e, &ev->members);
+		observers_wake_all(e);
 		break;
 	case EV_SETTLED:
 		resync_settled(e);
+		observers_wake_all(e);
 		break;
 	case EV_CEILING:
 		if (ev->ceiling_n > e->ceiling)
@@ -466,6 +472,7 @@ void engine_stats(const struct engine *e, struct engine_stats *ret)
 	ret->leases = e->n_leases;
 	ret->promises = e->n_promises;
 	ret->waiters = e->n_waiters;
+	ret->observers = e->n_observers;
 	ret->ops = e->ops_used;
 	ret->ops_max = e->cfg.max_ops;
 	ret->tombstones = tombs_count(&e->tombs);

@@ -85,7 +85,8 @@ enum op_kind {
 	OP_READ_QUORUM, /* also HOLDER QUORUM and CHECK: result has everything */
 	OP_WAITFOR,
 	OP_WAITRELEASE,
-	OP_LAG, /* key: the probe key; value: anything; locks and releases it */
+	OP_LAG,     /* key: the probe key; value: anything; locks and releases it */
+	OP_OBSERVE, /* a result for each thing that happens, the state at the start first */
 };
 
 struct op_request {
@@ -110,9 +111,11 @@ struct op_request {
 };
 
 enum event_type {
-	EV_OP,     /* a client operation: exactly one FX_REPLY will come, now or later */
+	EV_OP,     /* a client operation: exactly one FX_REPLY will come, now or later; of an
+		    * OP_OBSERVE any number, until EV_CANCEL or one that is not OUT_OK */
 	EV_CANCEL, /* the client of @tag is gone: no reply is wanted, a waiter leaves its line. Only
-		    * for LOCK with wait, WAITFOR and WAITRELEASE; others end by themselves. */
+		    * for LOCK with wait, WAITFOR, WAITRELEASE and OBSERVE; others end by
+		    * themselves. */
 	EV_MSG,    /* a message of a peer */
 	EV_LINK,   /* a link to a peer is up with this incarnation, or down */
 	EV_MISSED, /* nothing was heard of a peer for a while: look for what was missed */
@@ -176,6 +179,15 @@ enum outcome {
 	OUT_LIMIT,
 };
 
+/* What happened to a key. */
+enum observed {
+	OBSERVED_GRANTED,
+	OBSERVED_UPDATED,
+	OBSERVED_RELEASED, /* token 0: it was not held when this was first looked at */
+	OBSERVED_EXPIRED,
+	OBSERVED_LOST, /* this node can no longer tell */
+};
+
 struct result {
 	uint64_t tag;
 	enum op_kind kind;
@@ -189,7 +201,8 @@ struct result {
 	uint8_t answered;   /* NOQUORUM, UNKNOWN: reachable (nothing sent) or answering masters */
 	uint8_t node;       /* HOLDER: coordinator */
 	bool sent;          /* NOQUORUM: something was sent */
-	struct bytes value; /* READ*, WAITFOR */
+	uint8_t event;      /* OBSERVE: enum observed */
+	struct bytes value; /* READ*, WAITFOR, OBSERVE */
 	struct bytes client;
 	uint64_t remaining_ns;
 	uint64_t held_ns;
@@ -261,7 +274,8 @@ struct engine_stats {
 	uint64_t leases;   /* confirmed live entries, probe keys left out */
 	uint64_t promises; /* unconfirmed ones */
 	uint64_t waiters;  /* LOCK WAIT, WAITFOR, WAITRELEASE */
-	uint64_t ops;      /* rounds in flight, background ones included */
+	uint64_t observers;
+	uint64_t ops; /* rounds in flight, background ones included */
 	uint64_t ops_max;
 	uint64_t tombstones;
 	uint64_t shadows;      /* keys that somebody may hold: refused until the lease ends */

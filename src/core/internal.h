@@ -7,10 +7,10 @@
 #include "base/prng.h"
 #include "core/arena.h"
 #include "core/engine.h"
+#include "core/lines.h"
 #include "core/map.h"
 #include "core/replica.h"
 #include "core/tomb.h"
-#include "core/turns.h"
 #include "core/wheel.h"
 #include "wire/sync.h"
 
@@ -33,6 +33,7 @@ enum {
 	DOUBT_PARTS = 8,    /* a SHADOW is asked about after T_att over this */
 	LEISURE_PARTS = 2,  /* who asks at leisure rests so many times as long as an answer took */
 	LEISURE_MAX_MS = 5,
+	OBSERVERS_PART = 4,   /* of all operations at most so many are observers */
 	LEISURE_SEGMENTS = 2, /* settled in one go at leisure */
 	HEALS_SPARE = 16,     /* a heal pass asks for no more when a 16th of its room is left */
 	HEALS_HINTED = 4,     /* clients who extend what is not there get a quarter of it */
@@ -121,7 +122,7 @@ enum op_state {
 	OPS_RELEASE,
 	OPS_READ,
 	OPS_RETRY, /* waits for its timer, then begins its kind's round again */
-	OPS_WATCH, /* WAITFOR, WAITRELEASE */
+	OPS_WATCH, /* WAITFOR, WAITRELEASE, OBSERVE */
 };
 
 /* Why an operation prepares a ballot. */
@@ -209,17 +210,9 @@ struct op {
 	struct version b;   /* running PREPARE/ACCEPT ballot, or guard */
 	uint8_t refusal;    /* LOCK: best explanation so far, enum outcome */
 	uint8_t home;       /* LOCK, parked: where it stands, or is about to; 0: nowhere */
+	uint8_t seen;       /* OBSERVE: what it was told last; of a lease uid, and b of the value */
+	uint64_t end_ns;    /* OBSERVE: when that lease was to end, once it is over; slow clock */
 	struct answer answers[];
-};
-
-/* ---- waiters.c: lines of a key ---- */
-
-struct line {
-	uint64_t hash;
-	uint32_t lock_head, lock_tail; /* op index + 1 */
-	uint32_t watch_head, watch_tail;
-	uint32_t count, watchers; /* of all, those in the watch list */
-	uint32_t next_free;
 };
 
 /* ---- promise.c ---- */
@@ -400,7 +393,7 @@ struct engine {
 	struct map lines;
 	struct line *line_pool;
 	uint32_t line_free, lines_touched;
-	uint64_t n_waiters;
+	uint64_t n_waiters, n_observers;
 	struct turns turns;
 
 	struct probe probes[PROBES_MAX];
@@ -776,22 +769,8 @@ void read_answered(struct engine *e, struct op *op);
 void read_timer(struct engine *e, struct op *op);
 void read_done(struct engine *e, struct op *op, const struct answer *a);
 
-/* ---- waiters.c ---- */
-void lines_init(struct engine *e);
-struct line *line_find(const struct engine *e, uint64_t hash, struct bytes key);
-/* Join the lock line (or the watch list) of its key. False: full. */
-bool line_join(struct engine *e, struct op *op, bool watch);
-void line_leave(struct engine *e, struct op *op);
+/* ---- waiters.c, turns.c, observe.c: see lines.h ---- */
 static inline struct line *op_line(const struct engine *e, const struct op *op)
 {
 	return &e->line_pool[op->line - 1];
 }
-bool line_is_head(const struct engine *e, const struct op *op);
-/* The key has ended here: wake the head of the line and whoever waits for the release. */
-void line_wake_ended(struct engine *e, uint64_t hash, struct bytes key);
-/* The key is held here now, visibly: wake WAITFOR. */
-void line_wake_held(struct engine *e, uint64_t hash, struct bytes key);
-/* The copy of this slot is whole again: who waits for one of its keys may have missed something. */
-void lines_look_again(struct engine *e, uint16_t slot);
-void watch_start(struct engine *e, struct op *op);
-void watch_run(struct engine *e, struct op *op);

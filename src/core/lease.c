@@ -46,8 +46,10 @@ uint32_t lease_find(struct engine *e, uint64_t hash, struct bytes key)
 	return s == NULL ? 0 : (uint32_t)s->value;
 }
 
+/* Whatever begins, ends or is seen otherwise from now on comes by here. */
 static void count_lease(struct engine *e, const struct lease *l, int by)
 {
+	observers_wake(e, lease_key(l));
 	if (l->flags & LEASE_STAGED)
 		e->n_staged += (uint64_t)by;
 	else if (l->flags & LEASE_SHADOW)
@@ -183,6 +185,7 @@ static bool shadow_follows(struct engine *e, uint32_t ref)
 static void end(struct engine *e, uint64_t hash, uint32_t ref, bool wake)
 {
 	struct lease *l = lease_at(e, ref);
+	observers_note_end(e, l);
 	if (shadow_follows(e, ref)) {
 		if (wake)
 			line_wake_ended(e, hash, lease_key(l));
@@ -259,6 +262,7 @@ uint32_t lease_set_value(struct engine *e, uint64_t hash, uint32_t ref, struct b
 	block_dispose(e, ref, block_bytes(old));
 	if (lease_is_visible(l))
 		log_changed(e, hash, l);
+	observers_wake(e, lease_key(l));
 	return to;
 }
 

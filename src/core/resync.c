@@ -51,6 +51,7 @@ static void vote(struct engine *e, uint16_t slot, bool knows)
 	CHECK(!slot_votes(e, slot));
 	e->slot_state[slot] = SLOT_VOTES;
 	e->slots_voting++;
+	observers_wake_all(e);
 	log_break(e, slot);
 	/* A pass that was wanted meanwhile waits for all slots (simulator, seed 75000053). */
 	if (e->heal_wanted)

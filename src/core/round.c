@@ -49,6 +49,12 @@ static void waiting_forget(struct engine *e, const struct op *op)
 	map_erase(&e->waiting, tag_hash(e, op->tag), s);
 }
 
+/* Only what may wait long can be cancelled; the rest ends by itself. */
+static bool may_wait_long(enum op_kind kind, bool wait)
+{
+	return wait || kind == OP_WAITFOR || kind == OP_WAITRELEASE || kind == OP_OBSERVE;
+}
+
 struct op *op_new(struct engine *e, const struct op_request *r)
 {
 	struct bytes client = r->client;
@@ -64,8 +70,7 @@ struct op *op_new(struct engine *e, const struct op_request *r)
 		return NULL;
 	}
 	struct op *op = op_at(e, index - 1);
-	/* Only what may wait long can be cancelled; the rest ends by itself. */
-	bool waits = r->wait || r->kind == OP_WAITFOR || r->kind == OP_WAITRELEASE;
+	bool waits = may_wait_long(r->kind, r->wait);
 	if (waits && map_insert(&e->waiting, tag_hash(e, r->tag), index - 1) != 0) {
 		op->q_next = e->op_free;
 		e->op_free = index;
@@ -110,8 +115,9 @@ struct op *op_new(struct engine *e, const struct op_request *r)
 void op_free(struct engine *e, struct op *op)
 {
 	CHECK(op->state != OPS_FREE);
-	if (op->wait || op->kind == OP_WAITFOR || op->kind == OP_WAITRELEASE)
+	if (may_wait_long((enum op_kind)op->kind, op->wait))
 		waiting_forget(e, op);
+	e->n_observers -= op->kind == OP_OBSERVE;
 	round_reset(e, op);
 	try_list_remove(e, op);
 	line_leave(e, op);

@@ -83,17 +83,20 @@ static void validate_slot(void *arg, struct map_slot slot)
 
 static void validate_ops(const struct engine *e)
 {
-	uint32_t used = 0, waiters = 0;
+	uint32_t used = 0, waiters = 0, observers = 0;
 	for (uint32_t i = 0; i < e->ops_touched; i++) {
 		const struct op *op = op_at(e, i);
 		if (op->state == OPS_FREE)
 			continue;
 		used++;
-		waiters += op->in_queue;
+		waiters += op->in_queue && op->kind != OP_OBSERVE;
+		observers += op->kind == OP_OBSERVE;
+		if (op->kind == OP_OBSERVE)
+			observe_validate(e, op);
 		CHECK(op->index == i);
 	}
 	CHECK(used == e->ops_used);
-	CHECK(waiters == e->n_waiters);
+	CHECK(waiters == e->n_waiters && observers == e->n_observers);
 }
 
 void engine_validate(const struct engine *e)

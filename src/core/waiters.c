@@ -76,7 +76,7 @@ bool line_join(struct engine *e, struct op *op, bool watch)
 	op->in_queue = true;
 	l->count++;
 	l->watchers += watch;
-	e->n_waiters++;
+	e->n_waiters += op->kind != OP_OBSERVE;
 	return true;
 }
 
@@ -100,7 +100,7 @@ void line_leave(struct engine *e, struct op *op)
 		*tail = op->q_prev;
 	op->in_queue = false;
 	op->line = 0;
-	e->n_waiters--;
+	e->n_waiters -= op->kind != OP_OBSERVE;
 	l->count--;
 	l->watchers -= watch;
 	if (l->count == 0) {
@@ -243,6 +243,10 @@ void watch_start(struct engine *e, struct op *op)
 void watch_run(struct engine *e, struct op *op)
 {
 	struct lease *l = NULL;
+	if (op->kind == OP_OBSERVE) {
+		observe_look(e, op);
+		return;
+	}
 	/* What ends and begins again in one step has ended all the same. */
 	bool happened = op->was_live;
 	if (!happened && !slot_readable(e, op->slot))

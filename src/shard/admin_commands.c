@@ -132,6 +132,16 @@ static void write_hello(struct request *rq)
 	resp_array(rq->out, 0);
 }
 
+/* RESP2 has no pushes. False: when earlier commands are done. */
+static bool end_observers(struct request *rq)
+{
+	struct client_conn *conn = rq->conn;
+	if (conn->observers > 0 && conn->unfinished > 0)
+		return false;
+	observers_stop(rq->s, conn);
+	return true;
+}
+
 enum run hello_command(struct request *rq)
 {
 	int64_t version = rq->conn->resp3 ? 3 : 2;
@@ -157,8 +167,10 @@ enum run hello_command(struct request *rq)
 	}
 	if (name != NULL && !set_name(rq, *name))
 		return RUN_DONE;
+	if (version == 2 && !end_observers(rq))
+		return RUN_WAIT;
 	if (version == 2)
-		op_cancel_all(rq->s, rq->conn);
+		async_cancel_all(rq->s, rq->conn);
 	rq->conn->resp3 = version == 3;
 	write_hello(rq);
 	return RUN_DONE;
@@ -166,7 +178,9 @@ enum run hello_command(struct request *rq)
 
 enum run reset_command(struct request *rq)
 {
-	op_cancel_all(rq->s, rq->conn);
+	if (!end_observers(rq))
+		return RUN_WAIT;
+	async_cancel_all(rq->s, rq->conn);
 	rq->conn->resp3 = false;
 	rq->conn->name_bytes = 0;
 	rq->conn->name[0] = '\0';

@@ -23,6 +23,7 @@ enum {
 	PENDING_MAX = 16384,  /* replies of one connection not yet in its output */
 	WAITS_MAX = 1024,     /* of one connection: LOCK WAIT, WAITFOR, WAITRELEASE */
 	LINES_MAX = 16384,    /* of one connection: LOCK WAIT ASYNC */
+	OBSERVERS_MAX = 1024, /* of one connection: keys */
 	WAIT_MAX_MS = 24 * 3600 * 1000,
 	PARTIAL_MAX_MS = 10 * 1000, /* a request must be whole by then */
 	CALLS_CHUNK = 256,
@@ -70,7 +71,7 @@ struct client_conn {
 	uint16_t *busy; /* unfinished commands per hash of the key, 2 * capacity counters */
 	uint32_t slots_cap, head, tail;
 	uint32_t unfinished;
-	uint32_t waits, lines;
+	uint32_t waits, lines, observers;
 	size_t held_bytes; /* in slots */
 	uint64_t opened_mclk, active_mclk, partial_mclk;
 	const char *last_command;
@@ -86,12 +87,13 @@ struct call {
 	struct list in_conn;
 	struct client_conn *conn; /* NULL: the client is gone */
 	struct gather *gather;
+	uint8_t *key;   /* OBSERVE, else NULL */
 	char *note;     /* what the log is told once it has taken effect; NULL: nothing */
 	uint64_t token; /* CHECK */
 	uint32_t index, generation;
 	uint32_t slot;
 	uint32_t next_free;
-	uint16_t shard;
+	uint16_t shard, key_bytes;
 	uint8_t reply; /* enum reply_kind */
 	bool used, resp3, waits, part;
 	bool async;    /* LOCK WAIT ASYNC: a push instead of a slot */
@@ -110,6 +112,7 @@ struct clients {
 	uint64_t http_said_mclk; /* 0: never */
 	struct call **chunks;
 	uint32_t n_chunks, chunks_max, calls_used, calls_max, free_call;
+	uint32_t observers;                /* of the calls */
 	struct buf scratch;                /* a reply on its way to a slot */
 	struct buf answer;                 /* a text for gather */
 	uint8_t lookup[COMMAND_HASH_SIZE]; /* index + 1 into commands[] */
@@ -202,9 +205,9 @@ struct op_options {
 /* Run @ev->op (key, values, options are set; the rest is filled in here). */
 enum run op_start(struct request *rq, struct event *ev, struct op_options options);
 /* All that waits on this connection with ASYNC leaves its lines. */
-void op_cancel_all(struct shard *s, struct client_conn *conn);
+void async_cancel_all(struct shard *s, struct client_conn *conn);
 /* What waits on this connection under that id leaves its line. False: there is no such. */
-bool op_cancel(struct shard *s, struct client_conn *conn, uint64_t id);
+bool async_cancel(struct shard *s, struct client_conn *conn, uint64_t id);
 /* OP_READ for each of argv[1..]; the reply is how many are held. */
 enum run op_start_exists(struct request *rq);
 /* NULL: as many are in flight as may be. */
@@ -221,6 +224,9 @@ void calls_end_waits(struct shard *s, struct client_conn *conn);
 /* Ask the control thread for another set of nodes; it answers when all is done, or goes wrong. */
 enum run setnodes_start(struct request *rq, const struct mail_setnodes *wanted);
 void calls_free(struct clients *c);
+/* Send @ev->op to the shard of @call, and tell it that nobody waits for that any more. */
+void op_launch(struct shard *s, struct call *call, struct event *ev);
+void op_cancel(struct shard *s, unsigned shard, uint64_t tag);
 
 /* ---- reply_ring.c ---- */
 static inline bool pending_empty(const struct client_conn *conn)
@@ -258,7 +264,8 @@ enum reply_kind {
 	REPLY_LOCK,  /* map or null */
 	REPLY_GRANT, /* UPDATE, EXTEND */
 	REPLY_RELEASE,
-	REPLY_SET, /* OK or null */
+	REPLY_BREAK, /* as RELEASE, but he who asks is not the holder */
+	REPLY_SET,   /* OK or null */
 	REPLY_SET_IFEQ,
 	REPLY_DELETED, /* 1 or 0 */
 	REPLY_VALUE,   /* READ, GET, WAITFOR */
@@ -396,6 +403,13 @@ enum run refused_cluster_command(struct request *rq);
 enum run eval_command(struct request *rq);
 enum run evalsha_command(struct request *rq);
 enum run script_command(struct request *rq);
+
+/* ---- observe_commands.c ---- */
+enum run observe_command(struct request *rq);
+enum run unobserve_command(struct request *rq);
+void observer_result(struct shard *s, struct call *call, const struct result *r);
+/* All of this connection. Steps the engine. */
+void observers_stop(struct shard *s, struct client_conn *conn);
 
 /* ---- admin_commands.c ---- */
 enum run ping_command(struct request *rq);

@@ -88,7 +88,9 @@ void call_free(struct clients *c, struct call *call)
 {
 	CHECK(call->used);
 	free(call->note);
+	free(call->key);
 	call->note = NULL;
+	call->key = NULL;
 	list_remove(&call->in_conn);
 	call->used = false;
 	call->next_free = c->free_call;
@@ -125,6 +127,7 @@ void calls_free(struct clients *c)
 			if (call->used && call->gather != NULL)
 				gather_free(call->gather);
 			free(call->note);
+			free(call->key);
 		}
 		free(c->chunks[i]);
 	}
@@ -170,7 +173,7 @@ static void mail_op_send(struct shard *s, unsigned to, const struct op_request *
 	put_view(p, op->client);
 }
 
-static void op_launch(struct shard *s, struct call *call, struct event *ev)
+void op_launch(struct shard *s, struct call *call, struct event *ev)
 {
 	struct op_request *op = &ev->op;
 	op->tag = call_tag(s, call);
@@ -419,7 +422,9 @@ void client_result(struct shard *s, const struct result *r)
 		return;
 	}
 	struct call *call = call_of_tag(s, r->tag);
-	if (call != NULL)
+	if (call != NULL && call->key != NULL)
+		observer_result(s, call, r);
+	else if (call != NULL)
 		call_finish(s, call, r);
 }
 
@@ -522,7 +527,7 @@ void client_setnodes_done(struct shard *s, const struct mail_setnodes_done *done
 
 /* ---- given up ---- */
 
-static void cancel(struct shard *s, unsigned shard, uint64_t tag)
+void op_cancel(struct shard *s, unsigned shard, uint64_t tag)
 {
 	if (shard == s->cfg.index) {
 		struct event ev = {.type = EV_CANCEL, .cancel_tag = tag};
@@ -538,10 +543,10 @@ static void leave_line(struct shard *s, struct call *call)
 	unsigned shard = call->shard;
 	call->conn->lines--;
 	call_free(s->clients, call);
-	cancel(s, shard, tag);
+	op_cancel(s, shard, tag);
 }
 
-bool op_cancel(struct shard *s, struct client_conn *conn, uint64_t id)
+bool async_cancel(struct shard *s, struct client_conn *conn, uint64_t id)
 {
 	struct call *call = call_of_id(s->clients, conn, id);
 	if (call != NULL)
@@ -557,7 +562,7 @@ static struct call *first_in_line(struct client_conn *conn)
 	return container_of(at, struct call, in_conn);
 }
 
-void op_cancel_all(struct shard *s, struct client_conn *conn)
+void async_cancel_all(struct shard *s, struct client_conn *conn)
 {
 	/* Who leaves a line may give the lock to another wait of this connection. */
 	while (conn->lines > 0)
@@ -573,9 +578,10 @@ void calls_abandon(struct shard *s, struct client_conn *conn)
 		if (call->waits || call->async) {
 			/* No result will come; one under way finds the generation gone. */
 			bool engine = !call->setnodes;
+			s->clients->observers -= call->key != NULL;
 			call_free(s->clients, call);
 			if (engine)
-				cancel(s, shard, tag);
+				op_cancel(s, shard, tag);
 		} else {
 			list_remove(&call->in_conn);
 			call->conn = NULL;
@@ -596,6 +602,7 @@ static struct call *first_wait(struct client_conn *conn)
 void calls_end_waits(struct shard *s, struct client_conn *conn)
 {
 	struct call *call;
+	observers_stop(s, conn);
 	while (!conn->closing && (call = first_wait(conn)) != NULL) {
 		uint64_t tag = call_tag(s, call);
 		unsigned shard = call->shard;
@@ -604,7 +611,7 @@ void calls_end_waits(struct shard *s, struct client_conn *conn)
 		conn->waits -= was.waits;
 		conn->lines -= was.async;
 		if (!was.setnodes)
-			cancel(s, shard, tag);
+			op_cancel(s, shard, tag);
 		if (conn->closing)
 			return;
 		if (was.async) {

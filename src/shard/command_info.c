@@ -247,6 +247,7 @@ static unsigned node_gauges(
 		{"leases", (int64_t)e->leases},
 		{"promises", (int64_t)e->promises},
 		{"waiters", (int64_t)e->waiters},
+		{"observers", (int64_t)e->observers},
 		{"operations", (int64_t)e->ops},
 		{"operations_max", (int64_t)e->ops_max},
 		{"tombstones", (int64_t)e->tombstones},

@@ -20,6 +20,8 @@ const struct command commands[] = {
 	{"CANCEL", cancel_command, 2, 2, CMD_WRITE, 0, 0},
 	{"LOCKS", locks_command, 3, 7, CMD_READ | CMD_BARRIER, 0, 0},
 	{"BREAK", break_command, 4, 4, CMD_WRITE, 1, 1},
+	{"OBSERVE", observe_command, 2, ARGS_MAX, CMD_READ | CMD_BARRIER, 1, -1},
+	{"UNOBSERVE", unobserve_command, 1, ARGS_MAX, CMD_READ | CMD_BARRIER, 0, 0},
 	{"LAG", lag_command, 1, 1, CMD_ADMIN, 0, 0},
 	{"SUMMARY", summary_command, 1, 1, CMD_BARRIER, 0, 0},
 	{"NODES", nodes_command, 1, 1, CMD_BARRIER, 0, 0},

@@ -163,6 +163,7 @@ static void add_stats(struct engine_stats *to, const struct engine_stats *from)
 	to->leases += from->leases;
 	to->promises += from->promises;
 	to->waiters += from->waiters;
+	to->observers += from->observers;
 	to->ops += from->ops;
 	to->ops_max += from->ops_max;
 	to->tombstones += from->tombstones;

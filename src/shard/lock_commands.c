@@ -73,7 +73,7 @@ enum run cancel_command(struct request *rq)
 	if (!arg_number(rq, 1, 0, INT64_MAX, &id))
 		return RUN_DONE;
 	/* A push that was on its way is in the output before this answer. */
-	resp_int(rq->out, op_cancel(rq->s, rq->conn, (uint64_t)id));
+	resp_int(rq->out, async_cancel(rq->s, rq->conn, (uint64_t)id));
 	return RUN_DONE;
 }
 

@@ -66,7 +66,7 @@ enum run break_command(struct request *rq)
 	(void)snprintf(said, sizeof said, "client %s%s%s breaks lock %s, token %llu", conn->name,
 		conn->name_bytes > 0 ? " at " : "", conn->link->addr, key,
 		(unsigned long long)op->token);
-	return op_start(rq, &ev, (struct op_options){.reply = REPLY_RELEASE, .note = said});
+	return op_start(rq, &ev, (struct op_options){.reply = REPLY_BREAK, .note = said});
 }
 
 enum run stats_command(struct request *rq)

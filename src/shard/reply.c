@@ -167,6 +167,7 @@ static void reply_good(
 		write_grant(b, resp3, true, r);
 		break;
 	case REPLY_RELEASE:
+	case REPLY_BREAK:
 		write_grant(b, resp3, false, r);
 		break;
 	case REPLY_SET:
@@ -252,12 +253,24 @@ static bool reply_negative(struct buf *b, bool resp3, enum reply_kind kind, enum
 	}
 }
 
+/* What is said of these to a holder would mislead him who breaks a lock. */
+static bool reply_not_broken(struct buf *b, enum outcome outcome)
+{
+	if (outcome == OUT_NOTOWNER)
+		resp_error(b, "NOTOWNER the key is held by another grant than the one with this "
+			      "token; nothing changed");
+	else if (outcome == OUT_NOTFOUND)
+		resp_error(b, "NOTFOUND the key is not held; nothing changed");
+	return outcome == OUT_NOTOWNER || outcome == OUT_NOTFOUND;
+}
+
 void reply_result(
 	struct buf *b, bool resp3, enum reply_kind kind, uint64_t token, const struct result *r)
 {
 	if (r->outcome == OUT_OK)
 		reply_good(b, resp3, kind, token, r);
-	else if (!reply_negative(b, resp3, kind, r->outcome))
+	else if (!reply_negative(b, resp3, kind, r->outcome) &&
+		 !(kind == REPLY_BREAK && reply_not_broken(b, r->outcome)))
 		reply_outcome(b, r);
 }
 

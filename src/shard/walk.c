@@ -145,6 +145,13 @@ void walk_reply(const struct shard *s, const struct ask *ask, const struct tally
 		reply_no_copy(b);
 		return;
 	}
+	if (text->len + ERROR_MAX_BYTES > s->cfg.output_max_bytes) {
+		resp_error(b,
+			"LIMIT %zu bytes of entries are above the limit of a connection's "
+			"output; ask with a smaller COUNT, or with a PREFIX",
+			text->len);
+		return;
+	}
 	uint64_t cursor = next_cursor(s, ask, t);
 	resp_array(b, 2);
 	if (ask->question == ASK_SCAN)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Looking on, and taking a lock away: LOCKS, BREAK, STATS, SHARDINFO, and `locker list`, `break`,
-`stats`, over real nodes of several threads."""
+"""Looking on, and taking a lock away: LOCKS, BREAK, STATS, SHARDINFO, OBSERVE, and `locker list`,
+`break`, `stats`, over real nodes of several threads."""
 import json
 import subprocess
 import unittest
 
-from harness import (LOCKER_CLI, Cluster, ClusterCase, as_map, background, eventually,
+from harness import (LOCKER_CLI, Cluster, ClusterCase, Push, as_map, background, eventually,
                      free_address, main)
 
 DONE, REFUSED, USAGE, UNSURE, UNREACHABLE = range(5)
@@ -169,6 +169,89 @@ class Looking(ClusterCase):
         self.assertEqual(seen, {0, 1})
 
 
+class Observing(ClusterCase):
+    options = {"threads": 2}
+
+    def observer(self, number, *keys):
+        client = self.connect(number, resp3=True)
+        client.send("OBSERVE", *keys)
+        pushes = [self.push(client) for _ in keys]
+        self.assertEqual(client.read(), b"OK")
+        return client, pushes
+
+    def push(self, client):
+        """The next event: (key, event, value, token)."""
+        message = client.read()
+        self.assertIsInstance(message, Push)
+        self.assertEqual((len(message), message[0]), (5, b"observe"))
+        return tuple(message[1:])
+
+    def test_a_life_seen_from_every_node(self):
+        key = self.key.encode()
+        watchers = []
+        for number in (1, 2, 3):
+            client, pushes = self.observer(number, key)
+            self.assertEqual(pushes, [(key, b"released", None, None)])
+            watchers.append(client)
+        a, b = self.connect(1), self.connect(2)
+        first = self.assertGranted(a.cmd("LOCK", key, "v", 30000))[b"token"]
+        self.assertGranted(b.cmd("UPDATE", key, "v", "w"))
+        self.assertGranted(a.cmd("EXTEND", key, "w", 40000))
+        as_map(b.cmd("RELEASE", key, "w"))
+        second = self.assertGranted(b.cmd("LOCK", key, "x", 300))[b"token"]
+        wanted = [(key, b"granted", b"v", first), (key, b"updated", b"w", first),
+                  (key, b"released", None, first), (key, b"granted", b"x", second),
+                  (key, b"expired", None, second)]
+        for client in watchers:
+            # A node that hears of the grant and its update at once tells of one event.
+            seen = [self.push(client) for _ in wanted[:4]]
+            if seen[0] == (key, b"granted", b"w", first):
+                self.assertEqual(seen, [seen[0], *wanted[2:]])
+            else:
+                self.assertEqual(seen + [self.push(client)], wanted)
+
+    def test_the_present_comes_first(self):
+        a = self.connect(2)
+        keys = [f"{self.key}-{i}".encode() for i in range(20)]
+        tokens = {k: self.assertGranted(a.cmd("LOCK", k, b"v" + k, 50000))[b"token"]
+                  for k in keys[:10]}
+        for k in keys[:10]:
+            eventually(lambda k=k: self.connect(2).cmd("READ", k), "the copy")
+        _, pushes = self.observer(2, *keys)
+        self.assertEqual(set(pushes), {
+            (k, b"granted", b"v" + k, tokens[k]) if k in tokens else (k, b"released", None, None)
+            for k in keys})
+
+    def test_a_lock_that_is_broken_and_handed_on(self):
+        a = self.connect(1)
+        token = self.assertGranted(a.cmd("LOCK", self.key, "v", 50000))[b"token"]
+        eventually(lambda: self.connect(3).cmd("READ", self.key), "the copy")
+        client, pushes = self.observer(3, self.key)
+        self.assertEqual(pushes[0][1:], (b"granted", b"v", token))
+        join = background(self.connect(2).cmd, "LOCK", self.key, "w", 20000, "WAIT", 20000)
+        eventually(lambda: walk(self.connect(2), "PREFIX", self.key)[0][0][b"waiters"] == 1,
+                   "it stands in line")
+        as_map(a.cmd("BREAK", self.key, "TOKEN", token))
+        self.assertEqual(self.push(client)[1:], (b"released", None, token))
+        again = self.assertGranted(join())[b"token"]
+        self.assertEqual(self.push(client)[1:], (b"granted", b"w", again))
+
+    def test_no_more_after_unobserve(self):
+        a = self.connect(1)
+        client, _ = self.observer(1, self.key + "-a", self.key + "-b")
+        self.assertEqual(client.cmd("UNOBSERVE", self.key + "-a"), b"OK")
+        self.assertGranted(a.cmd("LOCK", self.key + "-a", "v", 50000))
+        self.assertGranted(a.cmd("LOCK", self.key + "-b", "v", 50000))
+        self.assertEqual(self.push(client)[:2], (self.key.encode() + b"-b", b"granted"))
+        self.assertEqual(client.cmd("UNOBSERVE"), b"OK")
+        as_map(a.cmd("RELEASE", self.key + "-b", "v"))
+        self.assertEqual(client.cmd("PING"), b"PONG")
+        self.assertEqual(client.cmd("STATS")[b"observers"], 0)
+
+    def test_needs_resp3(self):
+        self.assertError(self.connect().cmd("OBSERVE", self.key), "ERR")
+
+
 class Words(ClusterCase):
     """The command line client."""
     options = {"threads": 2}
@@ -279,6 +362,30 @@ class Failing(unittest.TestCase):
                 self.assertEqual(as_map(client.cmd("BREAK", "k", "TOKEN", token))[b"token"], token)
             status, out, _ = locker("--json", "list", nodes=node.address)
             self.assertEqual((status, json.loads(out)["outcome"]), (UNSURE, "notready"))
+
+    def test_an_observer_at_a_node_that_leaves(self):
+        with Cluster(3, attempt_time=500, threads=2) as cluster:
+            node = cluster.add_node()
+            client = node.client(resp3=True)
+            self.addCleanup(client.close)
+            client.send("OBSERVE", "k", "l")
+            events = [client.read()[1:3] for _ in range(2)]
+            self.assertEqual(sorted(events), [[b"k", b"lost"], [b"l", b"lost"]])
+            self.assertEqual(client.read(), b"OK")
+            with cluster[1].client() as other:
+                token = as_map(other.cmd("LOCK", "k", "v", 50000))[b"token"]
+            self.assertEqual(cluster.set_nodes_at_last([1, 2, 3], [4]), b"OK")
+            events = [client.read()[1:] for _ in range(2)]
+            self.assertEqual(sorted(events, key=lambda e: e[0]), [
+                [b"k", b"granted", b"v", token], [b"l", b"released", None, None]])
+            with cluster[1].client() as other:
+                as_map(other.cmd("UPDATE", "k", "v", "w"))
+                self.assertEqual(client.read()[1:], [b"k", b"updated", b"w", token])
+                as_map(other.cmd("RELEASE", "k", "w"))
+                self.assertEqual(client.read()[1:], [b"k", b"released", None, token])
+            self.assertEqual(cluster.set_nodes_at_last([1, 2, 3], []), b"OK")
+            events = [client.read()[1:3] for _ in range(2)]
+            self.assertEqual(sorted(events), [[b"k", b"lost"], [b"l", b"lost"]])
 
     def test_nobody_there(self):
         for words in (["list"], ["break", "k", "--token", 5], ["stats"]):

@@ -43,8 +43,9 @@ struct drive {
 	struct effects fx;
 	uint64_t next_tag, token;
 	uint64_t epoch;
-	bool waits[EVENTS_MAX + 1];   /* by tag: an answer is due */
-	bool can_end[EVENTS_MAX + 1]; /* by tag: EV_CANCEL ends it */
+	bool waits[EVENTS_MAX + 1];    /* by tag: an answer is due */
+	bool can_end[EVENTS_MAX + 1];  /* by tag: EV_CANCEL ends it */
+	bool observes[EVENTS_MAX + 1]; /* by tag: one answer is not the last */
 	struct sent sent[SENT_MAX];
 	unsigned n_sent;
 	struct buf buf, body;
@@ -136,7 +137,7 @@ static void step(struct drive *d, const struct event *ev)
 		} else if (f->type == FX_REPLY) {
 			const struct result *r = &f->reply;
 			CHECK(r->tag < d->next_tag && d->waits[r->tag]);
-			d->waits[r->tag] = false;
+			d->waits[r->tag] = d->observes[r->tag] && r->outcome == OUT_OK;
 			CHECK(r->outcome <= OUT_LIMIT && r->token <= BALLOT_MAX);
 			CHECK((r->outcome == OUT_LIMIT) == (r->limit != NULL));
 			if (r->outcome == OUT_OK && r->token != 0)
@@ -154,6 +155,8 @@ static void give_op(struct drive *d)
 	static const uint64_t waits_ms[] = {0, 10, 5000, 86400000};
 	uint8_t b = take(d), flags = take(d);
 	struct op_request r = {.kind = (enum op_kind)(b % (OP_LAG + 1)), .tag = d->next_tag++};
+	if (r.kind == OP_WAITFOR && (flags & 2) != 0)
+		r.kind = OP_OBSERVE;
 	r.key = r.kind == OP_LAG ? bytes_of(PROBE_PREFIX "1", PROBE_PREFIX_BYTES + 1) : pick_key(d);
 	r.hash = hash_bytes(r.key);
 	if (r.kind <= OP_RELEASE || r.kind == OP_LAG)
@@ -177,7 +180,9 @@ static void give_op(struct drive *d)
 		r.wait_ms = waits_ms[b / 16 % 4];
 	r.asked_fast_ns = d->time.fast_ns;
 	d->waits[r.tag] = true;
-	d->can_end[r.tag] = r.wait || r.kind == OP_WAITFOR || r.kind == OP_WAITRELEASE;
+	d->observes[r.tag] = r.kind == OP_OBSERVE;
+	d->can_end[r.tag] =
+		r.wait || r.kind == OP_WAITFOR || r.kind == OP_WAITRELEASE || d->observes[r.tag];
 	struct event ev = {.type = EV_OP, .op = r};
 	step(d, &ev);
 }
@@ -429,11 +434,14 @@ static void finish(struct drive *d)
 		pass_time(d, i < 8 ? 1000 * MS : 7200000 * MS);
 		tick(d);
 	}
-	for (uint64_t tag = 1; tag < d->next_tag; tag++)
-		CHECK(!d->waits[tag]);
+	for (uint64_t tag = 1; tag < d->next_tag; tag++) {
+		CHECK(d->waits[tag] <= d->observes[tag]);
+		if (d->waits[tag])
+			step(d, &(struct event){.type = EV_CANCEL, .cancel_tag = tag});
+	}
 	struct engine_stats s;
 	engine_stats(d->engine, &s);
-	CHECK(s.leases == 0 && s.promises == 0 && s.waiters == 0 && s.ops == 0);
+	CHECK(s.leases == 0 && s.promises == 0 && s.waiters == 0 && s.observers == 0 && s.ops == 0);
 	engine_validate(d->engine);
 	buf_fini(&d->buf);
 	buf_fini(&d->body);

@@ -215,6 +215,8 @@ static void check_maxn(struct world *w, unsigned id)
 void check_node(struct world *w, unsigned id)
 {
 	const struct engine *e = w->node[id].engine;
+	if (w->opt->observers)
+		engine_validate(e);
 	check_maxn(w, id);
 	if (e->leases.count > w->keys)
 		violation(w, RUN_UNSAFE, "bounds: %" PRIu64 " entries for %u keys on node %u",

@@ -167,7 +167,7 @@ static void wait_in_line(struct world *w, uint64_t round_ns)
 /* Names without an entry, and who stood here for as long as it would have waited. */
 static uint64_t kept_bytes(const struct engine *e)
 {
-	return (e->names.count + e->turns.used) * ARENA_UNIT;
+	return (e->names.count + e->turns.used + e->n_observers) * ARENA_UNIT;
 }
 
 static void nothing_left(struct world *w)
@@ -178,7 +178,7 @@ static void nothing_left(struct world *w)
 		/* What the last step disposed of goes back with the next. */
 		node_step(w, id, &(struct event){.type = EV_TICK}, -1);
 		engine_stats(e, &s);
-		if (s.ops != 0 || s.waiters != 0 || s.leases != 0 || s.promises != 0 ||
+		if (s.ops != s.observers || s.waiters != 0 || s.leases != 0 || s.promises != 0 ||
 			s.tombstones != 0 || s.shadows + s.staged + s.resync != 0 || s.healing ||
 			e->heals_used != 0 ||
 			(!w->shard_level && e->arena.used_bytes > kept_bytes(e)))

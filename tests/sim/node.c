@@ -156,6 +156,7 @@ void node_step(struct world *w, unsigned id, const struct event *ev, int key)
 	}
 	node_clocks(w, id);
 	engine_step(n->engine, &n->time, ev, &w->fx);
+	observers_hear(w, id);
 	if (!w->calm && w->fx.n > 0 && chance(w, w->swarm.midcrash_ppm))
 		cut = (unsigned)below(w, w->fx.n); /* the batch is only half out when it dies */
 	if (w->opt->trace)
@@ -323,6 +324,7 @@ void node_start(struct world *w, unsigned id)
 	TRACE(w, "%u starts, life %u, ceiling %llu%s", id, n->life, (unsigned long long)n->loaded_n,
 		n->after_life != 0 ? ", clean" : "");
 	w->events++;
+	observers_start(w, id);
 	net_link_all(w, id);
 	node_control(w, id);
 }

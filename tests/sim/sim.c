@@ -43,6 +43,7 @@ static const char help[] =
 	"  --trace          when a run fails, tell what happened last\n"
 	"  --trace-lines N  ... in that many lines (30, at most 262144)\n"
 	"  --history FILE   write what clients asked and heard, for another judge\n"
+	"  --observers      every key is observed at every node (engine level)\n"
 	"  --lie PPM        clocks go wrong by up to this, beyond what the engines are told\n"
 	"  --mutant NAMES   break this rule, or NAME+NAME: these (only in sim_mutants)\n"
 	"  --list-mutants   their names\n"
@@ -103,9 +104,9 @@ static void parse(struct options *o, int argc, char **argv)
 	static const struct option names[] = {{"seed", 1, NULL, 's'}, {"runs", 1, NULL, 'r'},
 		{"nodes", 1, NULL, 'n'}, {"events", 1, NULL, 'e'}, {"level", 1, NULL, 'l'},
 		{"trace", 0, NULL, 't'}, {"history", 1, NULL, 'h'}, {"lie", 1, NULL, 'd'},
-		{"quiet", 0, NULL, 'q'}, {"trace-lines", 1, NULL, 'T'}, {"mutant", 1, NULL, 'm'},
-		{"churn", 1, NULL, 'c'}, {"list-mutants", 0, NULL, 'L'}, {"drill", 1, NULL, 'D'},
-		{"help", 0, NULL, 'H'}, {0}};
+		{"observers", 0, NULL, 'o'}, {"quiet", 0, NULL, 'q'}, {"trace-lines", 1, NULL, 'T'},
+		{"mutant", 1, NULL, 'm'}, {"churn", 1, NULL, 'c'}, {"list-mutants", 0, NULL, 'L'},
+		{"drill", 1, NULL, 'D'}, {"help", 0, NULL, 'H'}, {0}};
 	int c;
 	*o = (struct options){.seed = 1, .runs = 1, .events = 100000, .trace_lines = 30};
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -131,6 +132,8 @@ static void parse(struct options *o, int argc, char **argv)
 			o->history = optarg;
 		else if (c == 'd')
 			o->lie_ppm = (unsigned)number(optarg);
+		else if (c == 'o')
+			o->observers = true;
 		else if (c == 'q')
 			o->quiet = true;
 		else if (c == 'm' && !mutants_break(optarg))
@@ -180,6 +183,8 @@ static void report(const struct options *o)
 		s->shadows, s->healed, s->lost, s->dropped_old, s->linear_ops, s->linear_states,
 		s->linear_given_up, s->churned, s->changes, s->sets_done, s->sets_failed,
 		s->other_epoch, world.hash);
+	if (o->observers)
+		(void)printf("observers were told of %" PRIu64 " events\n", s->observed);
 }
 
 int main(int argc, char **argv)

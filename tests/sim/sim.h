@@ -58,6 +58,7 @@ struct options {
 	unsigned lie_ppm; /* clocks go wrong by up to this much, whatever the engines are told */
 	bool trace, quiet;
 	unsigned trace_lines;
+	bool observers;
 	const char *history; /* file to write the histories to, or NULL */
 };
 
@@ -194,6 +195,12 @@ struct disk {
 	struct record_on_disk copy; /* made some time ago */
 };
 
+/* What the observer of a key was told last (observers.c). */
+struct observed_key {
+	uint64_t token;   /* 0: not held */
+	bool fresh, lost; /* fresh: the present state is to come */
+};
+
 struct node {
 	struct engine *engine;
 	void *memory;
@@ -233,10 +240,11 @@ struct node {
 	bool forgetful; /* it starts without a file */
 	bool lost;      /* its file was: it abstains from the next change */
 	/* what the judges know */
-	uint64_t accepted_n;           /* highest ballot ever live here, whatever the incarnation */
-	uint64_t forgotten_n;          /* the same up to the last start */
-	uint64_t maxn[KEYS_MAX];       /* of this incarnation */
-	struct ballot shown[KEYS_MAX]; /* to its readers, as a master */
+	uint64_t accepted_n;     /* highest ballot ever live here, whatever the incarnation */
+	uint64_t forgotten_n;    /* the same up to the last start */
+	uint64_t maxn[KEYS_MAX]; /* of this incarnation */
+	struct observed_key observed[KEYS_MAX];
+	struct ballot shown[KEYS_MAX];                          /* to its readers, as a master */
 	uint64_t shown_end_ns[KEYS_MAX], shown_since[KEYS_MAX]; /* with this end; true time */
 	struct ballot traced[KEYS_MAX]; /* what the trace has told of its entries */
 	uint16_t traced_flags[KEYS_MAX];
@@ -366,7 +374,7 @@ struct sums {
 	uint64_t runs, events, faults[FAULTS], answers, outcomes[16], grants, lost, dropped_old,
 		crashes, stops, clean_starts, syncs, fallbacks, shadows, healed;
 	uint64_t churned, changes, sets_done, sets_failed, other_epoch;
-	uint64_t linear_ops, linear_states, linear_given_up, sim_ns, leases_judged;
+	uint64_t linear_ops, linear_states, linear_given_up, sim_ns, leases_judged, observed;
 };
 
 struct world {
@@ -610,6 +618,11 @@ const struct lease *lease_of(const struct world *w, unsigned id, unsigned k);
 /* ---- copies.c ---- */
 /* After each step of the node, and when it is no more. */
 void copies_look(struct world *w, unsigned id);
+
+/* ---- observers.c ---- */
+void observers_start(struct world *w, unsigned id);
+/* Take what the observers of this node are told out of the effects, and judge it. */
+void observers_hear(struct world *w, unsigned id);
 
 /* ---- liveness.c ---- */
 void liveness_check(struct world *w);

@@ -47,7 +47,7 @@ static void test_client_commands_argument_errors(void **state)
 		{"UNSETNODES MASTERS 1",
 			"-ERR unknown command 'UNSETNODES', with args beginning with: "
 			"'MASTERS' '1' \r\n"},
-		{"OBSERVE", "-ERR unknown command 'OBSERVE'"},
+		{"ASYNC", "-ERR unknown command 'ASYNC'"},
 		{"MULTI", "-ERR unknown command 'MULTI'"},
 		{"GET", "-ERR wrong number of arguments for 'get' command\r\n"},
 		{"EXISTS a @", "-ERR the key is empty"},

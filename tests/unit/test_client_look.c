@@ -127,6 +127,20 @@ static void test_look_locks_need_a_copy(void **state)
 	expect_start(x, "*2\r\n:4\r\n*2\r\n");
 }
 
+static void test_look_a_page_above_the_output_limit_is_refused(void **state)
+{
+	(void)state;
+	struct wire *x = dial(0);
+	w.sh[0].cfg.output_max_bytes = ERROR_MAX_BYTES + 200;
+	say(x, "LOCKS CURSOR 0");
+	turns(2);
+	expect_start(x, "-LIMIT ");
+	say(x, "LOCKS CURSOR 0 PREFIX k01");
+	turns(2);
+	expect_start(x, "*2\r\n:4\r\n*1\r\n");
+	assert_true(x->open);
+}
+
 static void test_look_break_releases_by_token_alone(void **state)
 {
 	(void)state;
@@ -144,7 +158,8 @@ static void test_look_break_releases_by_token_alone(void **state)
 	static const struct {
 		enum outcome outcome;
 		const char *start;
-	} cases[] = {{OUT_NOTOWNER, "-NOTOWNER "}, {OUT_NOTFOUND, "-NOTFOUND "},
+	} cases[] = {{OUT_NOTOWNER, "-NOTOWNER the key is held by another grant"},
+		{OUT_NOTFOUND, "-NOTFOUND the key is not held; nothing changed\r\n"},
 		{OUT_UNKNOWN, "-UNKNOWN "}, {OUT_NOQUORUM, "-NOQUORUM "}, {OUT_BUSY, "-BUSY "}};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		w.next = (struct result){.outcome = cases[i].outcome, .masters = 3, .quorum = 2};
@@ -221,6 +236,7 @@ int main(void)
 		TEST(test_look_count_is_bounded),
 		TEST(test_look_locks_visits_every_thread),
 		TEST(test_look_locks_need_a_copy),
+		TEST(test_look_a_page_above_the_output_limit_is_refused),
 		TEST(test_look_break_releases_by_token_alone),
 		TEST(test_look_break_of_a_client_that_is_gone),
 		TEST(test_look_stats_of_node_and_shards),
