@@ -32,7 +32,8 @@
  *
  * CALLBACKS come one at a time, on the client's thread, or inside locker_process() and the blocking
  * functions where the client has none. Inside one, everything may be called but the functions that
- * block: those answer LOCKER_USAGE. A callback that takes long delays the extension of all locks of
+ * block (locker_call, locker_acquire, locker_extend, locker_release, locker_client_free): those
+ * answer LOCKER_USAGE. A callback that takes long delays the extension of all locks of
  * its client.
  *
  * The library writes to no stream, ends no process, raises no signal and has no global state.
