@@ -14,6 +14,11 @@
 #include "shard/internal.h"
 #include "wire/resp.h"
 
+/* What clients are told to be speaking to, by INFO and HELLO. From 8.4 on StackExchange.Redis
+ * releases and extends by DELEX and SET IFEQ, which are served; before it does so by WATCH and
+ * MULTI, which are not (users.md D.3, 13). */
+#define REDIS_VERSION "8.4.0"
+
 enum {
 	TURN_COMMANDS_MAX = 64, /* of one connection before others have their turn */
 	TURN_BYTES_MAX = 16 * 1024,
