@@ -359,6 +359,8 @@ enum run refused_delete_command(struct request *rq);
 enum run refused_expire_command(struct request *rq);
 enum run refused_set_command(struct request *rq);
 enum run refused_cluster_command(struct request *rq);
+/* Does SET NX of this key mean LOCK IDEMPOTENT? */
+bool is_redlock_key(const struct shard *s, struct bytes key);
 enum run eval_command(struct request *rq);
 enum run evalsha_command(struct request *rq);
 enum run script_command(struct request *rq);

@@ -12,6 +12,21 @@ static enum run refuse_set(struct request *rq)
 	return RUN_DONE;
 }
 
+/* A Redlock client that is given several of our nodes asks each of them for the same lock, with the
+ * same value. */
+bool is_redlock_key(const struct shard *s, struct bytes key)
+{
+	const char *at = s->cfg.redlock_idempotent;
+	while (at != NULL && *at != '\0') {
+		size_t n = strcspn(at, ",");
+		bool all = n == 1 && *at == '*';
+		if (all || (n > 0 && n <= key.len && memcmp(key.p, at, n) == 0))
+			return true;
+		at += n + (at[n] == ',');
+	}
+	return false;
+}
+
 struct set_options {
 	bool nx, ifeq, other;
 	bool lease; /* PX, EX or a form that is not served */
@@ -76,6 +91,7 @@ enum run set_command(struct request *rq)
 	if (o.nx) {
 		op->kind = OP_LOCK;
 		op->value = rq->argv[2];
+		op->idempotent = is_redlock_key(rq->s, op->key);
 		return op_start(rq, &ev, (struct op_options){.reply = REPLY_SET});
 	}
 	if (!arg_value(rq, o.old))
