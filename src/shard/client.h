@@ -45,6 +45,13 @@ enum block {
 	BLOCK_OUTPUT, /* on clients.slow: until enough of its output is sent */
 };
 
+/* op_look_first() */
+enum look {
+	LOOK_NONE,
+	LOOK_ASKED,
+	LOOK_DONE, /* conn.looked */
+};
+
 /* One reply that is not in the output yet. */
 struct slot {
 	uint8_t *data; /* encoded, while replies before it are missing */
@@ -67,6 +74,8 @@ struct client_conn {
 	bool closing; /* the env was told; nothing is written any more */
 	bool quit;    /* close once the last reply is in the output; parse no more */
 	bool barrier; /* an unfinished command holds up all others */
+	uint8_t look; /* enum look */
+	struct result looked;
 	/* Reply slots: [head, tail), numbers grow for ever, capacity is a power of two. */
 	struct slot *slots;
 	uint16_t *busy; /* unfinished commands per hash of the key, 2 * capacity counters */
@@ -95,6 +104,7 @@ struct call {
 	uint16_t shard;
 	uint8_t reply; /* enum reply_kind */
 	bool used, resp3, waits, part;
+	bool look;     /* no reply: for op_look_first() */
 	bool setnodes; /* the control thread answers, not an engine */
 };
 
@@ -122,6 +132,7 @@ struct request {
 	struct clients *c;
 	struct client_conn *conn;
 	const struct command *command;
+	bool inlined; /* a plain line: it cannot be run again */
 	uint32_t argc;
 	const struct bytes *argv;
 	struct buf *out; /* room for ERROR_MAX_BYTES and the bytes of the request; CMD_BIG: any */
@@ -199,6 +210,10 @@ struct op_options {
 };
 /* Run @ev->op (key, values, options are set; the rest is filled in here). */
 enum run op_start(struct request *rq, struct event *ev, struct op_options options);
+/* READ QUORUM on behalf of a command that needs its answer (without the bytes) to go on. True: here
+ * it is. False: return *ret_run; where that is RUN_WAIT the command runs anew when the answer is
+ * there. Nothing else of the connection runs meanwhile. */
+bool op_look_first(struct request *rq, struct bytes key, struct result *ret, enum run *ret_run);
 /* OP_READ for each of argv[1..]; the reply is how many are held. */
 enum run op_start_exists(struct request *rq);
 /* NULL: as many are in flight as may be. */
@@ -263,6 +278,8 @@ enum reply_kind {
 	REPLY_TTL,
 	REPLY_PTTL,
 	REPLY_EXISTS,
+	REPLY_VALUE_PTTL, /* array */
+	REPLY_SCRIPT,     /* and an index into scripts[] */
 };
 size_t reply_bound_bytes(const struct result *r);
 /* @token: CHECK's. */
@@ -361,8 +378,12 @@ enum run refused_set_command(struct request *rq);
 enum run refused_cluster_command(struct request *rq);
 /* Does SET NX of this key mean LOCK IDEMPOTENT? */
 bool is_redlock_key(const struct shard *s, struct bytes key);
+
+/* ---- script_commands.c ---- */
 enum run eval_command(struct request *rq);
 enum run evalsha_command(struct request *rq);
+enum run eval_ro_command(struct request *rq);
+enum run evalsha_ro_command(struct request *rq);
 enum run script_command(struct request *rq);
 
 /* ---- admin_commands.c ---- */

@@ -190,41 +190,6 @@ enum run refused_cluster_command(struct request *rq)
 	return RUN_DONE;
 }
 
-/* ---- scripts ---- */
-
-enum run eval_command(struct request *rq)
-{
-	resp_error(rq->out,
-		"ERR script not recognised by this lock server, no Lua runs here: use RELEASE key "
-		"value (or DELEX key IFEQ value) and EXTEND key value ttl-ms (or SET key value "
-		"IFEQ "
-		"value PX ms)");
-	return RUN_DONE;
-}
-
-/* Symfony compares the whole message, redsync and node-redlock its beginning (users.md D.6). */
-enum run evalsha_command(struct request *rq)
-{
-	resp_error(rq->out, "NOSCRIPT No matching script. Please use EVAL.");
-	return RUN_DONE;
-}
-
-enum run script_command(struct request *rq)
-{
-	if (arg_is(rq->argv[1], "LOAD"))
-		return rq->argc == 3 ? eval_command(rq) : fail_arguments(rq, "load");
-	if (arg_is(rq->argv[1], "FLUSH"))
-		return rq->argc <= 3 ? reply_ok(rq) : fail_syntax(rq);
-	if (!arg_is(rq->argv[1], "EXISTS"))
-		return fail_subcommand(rq);
-	if (rq->argc < 3)
-		return fail_arguments(rq, "exists");
-	resp_array(rq->out, rq->argc - 2);
-	for (unsigned i = 2; i < rq->argc; i++)
-		resp_int(rq->out, 0);
-	return RUN_DONE;
-}
-
 /* ---- SCAN ---- */
 
 /* A cursor is engine cursor * threads + thread; each call visits one thread. */
