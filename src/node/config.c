@@ -10,6 +10,18 @@
 
 #define STATE_DIR "/var/lib/locker"
 
+static int set_prefixes(
+	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
+{
+	size_t len = strlen(value);
+	if (len == 0 || value[0] == ',' || value[len - 1] == ',' || strstr(value, ",,") != NULL) {
+		(void)snprintf(why, why_bytes,
+			"is a list of prefixes with commas between, none of them empty, or *");
+		return -EINVAL;
+	}
+	return option_text(o, value, into, why, why_bytes);
+}
+
 static int set_level(
 	const struct option *o, const char *value, void *into, char *why, size_t why_bytes)
 {
@@ -261,6 +273,9 @@ static const struct option table[] = {
 		AT(input_limit_bytes), 16 << 10, 64 << 20, false, 0},
 	{"output-limit", "BYTES", "unsent output per connection", "8M", NULL, option_bytes,
 		AT(output_limit_bytes), 64 << 10, 1 << 30, false, 0},
+	{"redlock-idempotent", "PREFIX,...",
+		"keys (*: all) whose SET NX may be repeated, see below", NULL, "none", set_prefixes,
+		AT(redlock_idempotent), 1, PREFIXES_MAX_BYTES, false, 0},
 	{"state-dir", "DIR", "where the small state file lives", STATE_DIR, NULL, option_text,
 		AT(state_dir), 1, PATH_MAX_BYTES, false, 0},
 	{"new-cluster", NULL, "first boot ever: create the state file, vote at once", NULL, NULL,
@@ -495,6 +510,8 @@ void config_help(FILE *out)
 		"A cluster of this node alone that has no file does not start unless one of "
 		"--new-cluster, --join\n"
 		"and --ephemeral is said.\n"
+		"--redlock-idempotent: SET NX of what is held with this very value is OK; values "
+		"must be unique.\n"
 		"--ephemeral keeps nothing on disk. After a majority has lost its memory, "
 		"tokens keep rising\n"
 		"only if the wall clocks did not go back, and a --new-cluster given to a node "

@@ -14,6 +14,7 @@
 enum {
 	ADDRESS_MAX_BYTES = 255, /* "HOST:PORT" */
 	PATH_MAX_BYTES = 511,
+	PREFIXES_MAX_BYTES = 255,
 };
 
 struct cpu_list {
@@ -51,6 +52,7 @@ struct config {
 	uint32_t max_clients;
 	size_t input_limit_bytes;
 	size_t output_limit_bytes;
+	char redlock_idempotent[PREFIXES_MAX_BYTES + 1];
 	char state_dir[PATH_MAX_BYTES + 1];
 	bool new_cluster;
 	bool ephemeral;

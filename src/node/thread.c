@@ -99,6 +99,7 @@ static struct shard_config shard_config_of(struct shard_thread *t)
 		.cluster_name = c->cluster,
 		.client_addr = n->client_addr,
 		.peer_addr = n->self.peer_addr,
+		.redlock_idempotent = c->redlock_idempotent,
 		.members = *m,
 	};
 	for (unsigned i = 0; i < m->n_masters; i++)

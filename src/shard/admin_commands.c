@@ -119,7 +119,7 @@ static void write_hello(struct request *rq)
 	resp_bulk_str(rq->out, "server");
 	resp_bulk_str(rq->out, "locker");
 	resp_bulk_str(rq->out, "version");
-	resp_bulk_str(rq->out, rq->s->cfg.version);
+	resp_bulk_str(rq->out, REDIS_VERSION);
 	resp_bulk_str(rq->out, "proto");
 	resp_int(rq->out, conn->resp3 ? 3 : 2);
 	resp_bulk_str(rq->out, "id");

@@ -231,12 +231,16 @@ enum step {
 };
 
 static enum step run_parsed(
-	struct shard *s, struct client_conn *conn, const struct resp_request *parsed)
+	struct shard *s, struct client_conn *conn, const struct resp_request *parsed, bool inlined)
 {
 	if (parsed->argc == 0)
 		return STEP_ON;
-	struct request rq = {
-		.s = s, .c = s->clients, .conn = conn, .argc = parsed->argc, .argv = parsed->argv};
+	struct request rq = {.s = s,
+		.c = s->clients,
+		.conn = conn,
+		.inlined = inlined,
+		.argc = parsed->argc,
+		.argv = parsed->argv};
 	switch (command_run(&rq)) {
 	case RUN_WAIT:
 		conn_block(s, conn, BLOCK_CALL);
@@ -258,6 +262,7 @@ static enum step run_one(
 {
 	struct resp_request parsed;
 	const char *why = NULL;
+	bool inlined = p[0] != '*';
 	switch (resp_parse(p, len, &parsed, ret_used, &why)) {
 	case RESP_ERROR:
 		protocol_error(s, conn, why);
@@ -269,7 +274,7 @@ static enum step run_one(
 		}
 		return STEP_STOP;
 	default:
-		return run_parsed(s, conn, &parsed);
+		return run_parsed(s, conn, &parsed, inlined);
 	}
 }
 
@@ -344,7 +349,7 @@ ssize_t client_data(struct shard *s, struct link *link, const uint8_t *data, siz
 		}
 		if (ahead < ahead_n) {
 			n = s->clients->ahead[ahead].bytes;
-			step = run_parsed(s, conn, &s->clients->ahead[ahead++].request);
+			step = run_parsed(s, conn, &s->clients->ahead[ahead++].request, false);
 		} else {
 			step = run_one(s, conn, p, len - used, &n);
 		}
@@ -432,7 +437,7 @@ bool clients_drain(struct shard *s)
 		struct client_conn *conn = container_of(at, struct client_conn, all);
 		calls_end_waits(s, conn);
 		/* One that does not read is not waited for: it gets what fits its socket. */
-		if (pending_empty(conn) && conn->blocked != BLOCK_TURN)
+		if (pending_empty(conn) && conn->blocked != BLOCK_TURN && conn->look != LOOK_ASKED)
 			client_drop(s, conn, true);
 	}
 	return list_empty(&c->conns);

@@ -15,6 +15,11 @@
 #include "shard/internal.h"
 #include "wire/resp.h"
 
+/* What clients are told to be speaking to, by INFO and HELLO. From 8.4 on StackExchange.Redis
+ * releases and extends by DELEX and SET IFEQ, which are served; before it does so by WATCH and
+ * MULTI, which are not (users.md D.3, 13). */
+#define REDIS_VERSION "8.4.0"
+
 enum {
 	TURN_COMMANDS_MAX = 64, /* of one connection before others have their turn */
 	TURN_BYTES_MAX = 16 * 1024,
@@ -44,6 +49,13 @@ enum block {
 	BLOCK_OUTPUT, /* on clients.slow: until enough of its output is sent */
 };
 
+/* op_look_first() */
+enum look {
+	LOOK_NONE,
+	LOOK_ASKED,
+	LOOK_DONE, /* conn.looked */
+};
+
 /* One reply that is not in the output yet. */
 struct slot {
 	uint8_t *data; /* encoded, while replies before it are missing */
@@ -66,6 +78,8 @@ struct client_conn {
 	bool closing; /* the env was told; nothing is written any more */
 	bool quit;    /* close once the last reply is in the output; parse no more */
 	bool barrier; /* an unfinished command holds up all others */
+	uint8_t look; /* enum look */
+	struct result looked;
 	/* Reply slots: [head, tail), numbers grow for ever, capacity is a power of two. */
 	struct slot *slots;
 	uint16_t *busy; /* unfinished commands per hash of the key, 2 * capacity counters */
@@ -97,6 +111,7 @@ struct call {
 	uint8_t reply; /* enum reply_kind */
 	bool used, resp3, waits, part;
 	bool async;    /* LOCK WAIT ASYNC: a push instead of a slot */
+	bool look;     /* no reply: for op_look_first() */
 	bool setnodes; /* the control thread answers, not an engine */
 };
 
@@ -125,6 +140,7 @@ struct request {
 	struct clients *c;
 	struct client_conn *conn;
 	const struct command *command;
+	bool inlined; /* a plain line: it cannot be run again */
 	uint32_t argc;
 	const struct bytes *argv;
 	struct buf *out; /* room for ERROR_MAX_BYTES and the bytes of the request; CMD_BIG: any */
@@ -208,6 +224,10 @@ enum run op_start(struct request *rq, struct event *ev, struct op_options option
 void async_cancel_all(struct shard *s, struct client_conn *conn);
 /* What waits on this connection under that id leaves its line. False: there is no such. */
 bool async_cancel(struct shard *s, struct client_conn *conn, uint64_t id);
+/* READ QUORUM on behalf of a command that needs its answer (without the bytes) to go on. True: here
+ * it is. False: return *ret_run; where that is RUN_WAIT the command runs anew when the answer is
+ * there. Nothing else of the connection runs meanwhile. */
+bool op_look_first(struct request *rq, struct bytes key, struct result *ret, enum run *ret_run);
 /* OP_READ for each of argv[1..]; the reply is how many are held. */
 enum run op_start_exists(struct request *rq);
 /* NULL: as many are in flight as may be. */
@@ -276,6 +296,8 @@ enum reply_kind {
 	REPLY_TTL,
 	REPLY_PTTL,
 	REPLY_EXISTS,
+	REPLY_VALUE_PTTL, /* array */
+	REPLY_SCRIPT,     /* and an index into scripts[] */
 };
 size_t reply_bound_bytes(const struct result *r);
 /* @token: CHECK's. */
@@ -400,8 +422,14 @@ enum run refused_delete_command(struct request *rq);
 enum run refused_expire_command(struct request *rq);
 enum run refused_set_command(struct request *rq);
 enum run refused_cluster_command(struct request *rq);
+/* Does SET NX of this key mean LOCK IDEMPOTENT? */
+bool is_redlock_key(const struct shard *s, struct bytes key);
+
+/* ---- script_commands.c ---- */
 enum run eval_command(struct request *rq);
 enum run evalsha_command(struct request *rq);
+enum run eval_ro_command(struct request *rq);
+enum run evalsha_ro_command(struct request *rq);
 enum run script_command(struct request *rq);
 
 /* ---- observe_commands.c ---- */

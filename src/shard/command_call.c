@@ -284,6 +284,56 @@ enum run op_start(struct request *rq, struct event *ev, struct op_options option
 	return RUN_PENDING;
 }
 
+static bool look_end(struct request *rq, enum run run, enum run *ret_run)
+{
+	rq->conn->look = LOOK_NONE;
+	*ret_run = run;
+	return false;
+}
+
+bool op_look_first(struct request *rq, struct bytes key, struct result *ret, enum run *ret_run)
+{
+	struct shard *s = rq->s;
+	struct client_conn *conn = rq->conn;
+	struct event ev = {.type = EV_OP};
+	ev.op.kind = OP_READ_QUORUM;
+	ev.op.key = key;
+	ev.op.hash = hash_bytes(key);
+	*ret_run = RUN_WAIT;
+	if (conn->look == LOOK_NONE) {
+		unsigned shard = shard_of_hash(s, ev.op.hash);
+		if (rq->inlined) {
+			resp_error(
+				rq->out, "ERR this is not answered as a plain line: send an array");
+			return look_end(rq, RUN_DONE, ret_run);
+		}
+		if (pending_busy(conn, (uint32_t)(ev.op.hash >> 32)))
+			return false;
+		if (shard != s->cfg.index && mailbox_crowded(s->mail, shard))
+			return look_end(rq, RUN_CROWDED, ret_run);
+		struct call *call = call_new(s, conn);
+		if (call == NULL)
+			return look_end(rq, fail_in_flight(rq), ret_run);
+		call->shard = (uint16_t)shard;
+		call->look = true;
+		conn->look = LOOK_ASKED;
+		op_launch(s, call, &ev);
+	}
+	if (conn->look == LOOK_ASKED)
+		return false;
+	conn->look = LOOK_NONE;
+	*ret = conn->looked;
+	return true;
+}
+
+static void look_finish(struct shard *s, struct client_conn *conn, const struct result *r)
+{
+	conn->looked = *r;
+	conn->looked.value = conn->looked.client = (struct bytes){0};
+	conn->look = LOOK_DONE;
+	client_progress(s, conn);
+}
+
 enum run op_start_exists(struct request *rq)
 {
 	struct shard *s = rq->s;
@@ -394,6 +444,10 @@ static void call_finish(struct shard *s, struct call *call, const struct result 
 	conn->waits -= was.waits;
 	if (conn->closing)
 		return;
+	if (was.look) {
+		look_finish(s, conn, r);
+		return;
+	}
 	if (was.part) {
 		part_finish(s, conn, was.slot, was.resp3, r);
 		return;

@@ -8,7 +8,6 @@
 
 /* What Redis' clients read here decides how they go on: a single, ready master without replicas and
  * without append-only file (users.md D.4). */
-#define REDIS_VERSION "7.4.0"
 
 enum section {
 	SECTION_SERVER = 1 << 0,

@@ -12,6 +12,21 @@ static enum run refuse_set(struct request *rq)
 	return RUN_DONE;
 }
 
+/* A Redlock client that is given several of our nodes asks each of them for the same lock, with the
+ * same value. */
+bool is_redlock_key(const struct shard *s, struct bytes key)
+{
+	const char *at = s->cfg.redlock_idempotent;
+	while (at != NULL && *at != '\0') {
+		size_t n = strcspn(at, ",");
+		bool all = n == 1 && *at == '*';
+		if (all || (n > 0 && n <= key.len && memcmp(key.p, at, n) == 0))
+			return true;
+		at += n + (at[n] == ',');
+	}
+	return false;
+}
+
 struct set_options {
 	bool nx, ifeq, other;
 	bool lease; /* PX, EX or a form that is not served */
@@ -76,6 +91,7 @@ enum run set_command(struct request *rq)
 	if (o.nx) {
 		op->kind = OP_LOCK;
 		op->value = rq->argv[2];
+		op->idempotent = is_redlock_key(rq->s, op->key);
 		return op_start(rq, &ev, (struct op_options){.reply = REPLY_SET});
 	}
 	if (!arg_value(rq, o.old))
@@ -171,41 +187,6 @@ enum run refused_set_command(struct request *rq)
 enum run refused_cluster_command(struct request *rq)
 {
 	resp_error(rq->out, "ERR This instance has cluster support disabled");
-	return RUN_DONE;
-}
-
-/* ---- scripts ---- */
-
-enum run eval_command(struct request *rq)
-{
-	resp_error(rq->out,
-		"ERR script not recognised by this lock server, no Lua runs here: use RELEASE key "
-		"value (or DELEX key IFEQ value) and EXTEND key value ttl-ms (or SET key value "
-		"IFEQ "
-		"value PX ms)");
-	return RUN_DONE;
-}
-
-/* Symfony compares the whole message, redsync and node-redlock its beginning (users.md D.6). */
-enum run evalsha_command(struct request *rq)
-{
-	resp_error(rq->out, "NOSCRIPT No matching script. Please use EVAL.");
-	return RUN_DONE;
-}
-
-enum run script_command(struct request *rq)
-{
-	if (arg_is(rq->argv[1], "LOAD"))
-		return rq->argc == 3 ? eval_command(rq) : fail_arguments(rq, "load");
-	if (arg_is(rq->argv[1], "FLUSH"))
-		return rq->argc <= 3 ? reply_ok(rq) : fail_syntax(rq);
-	if (!arg_is(rq->argv[1], "EXISTS"))
-		return fail_subcommand(rq);
-	if (rq->argc < 3)
-		return fail_arguments(rq, "exists");
-	resp_array(rq->out, rq->argc - 2);
-	for (unsigned i = 2; i < rq->argc; i++)
-		resp_int(rq->out, 0);
 	return RUN_DONE;
 }
 

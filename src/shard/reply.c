@@ -1,6 +1,7 @@
 #include "shard/client.h"
 
 #include "base/check.h"
+#include "shard/scripts.h"
 
 /* Results of hot commands are written without formatting: a reply is some constant words and a few
  * numbers. reply_open() has made room for reply_bound_bytes(). */
@@ -158,6 +159,15 @@ static void write_int(struct buf *b, uint64_t v)
 	pen_done(b, &pen);
 }
 
+static void write_value_pttl(struct buf *b, const struct result *r)
+{
+	struct pen pen = pen_at_end(b, reply_bound_bytes(r));
+	LIT(&pen, "*2\r\n");
+	pen_bulk(&pen, r->value);
+	pen_int(&pen, up_to(r->remaining_ns, 1000000));
+	pen_done(b, &pen);
+}
+
 static void reply_good(
 	struct buf *b, bool resp3, enum reply_kind kind, uint64_t token, const struct result *r)
 {
@@ -199,6 +209,11 @@ static void reply_good(
 	case REPLY_PTTL:
 		write_int(b, up_to(r->remaining_ns, 1000000));
 		break;
+	case REPLY_VALUE_PTTL:
+		write_value_pttl(b, r);
+		break;
+	case REPLY_SCRIPT:
+		CHECK(!"reply_script() does that");
 	}
 }
 
@@ -248,6 +263,13 @@ static bool reply_negative(struct buf *b, bool resp3, enum reply_kind kind, enum
 			return false;
 		write_bytes(b, ":-2\r\n", 5);
 		return true;
+	case REPLY_VALUE_PTTL:
+		if (!absent)
+			return false;
+		write_bytes(b, "*2\r\n", 4);
+		write_null(b, resp3);
+		write_bytes(b, ":-2\r\n", 5);
+		return true;
 	default:
 		return false;
 	}
@@ -264,10 +286,23 @@ static bool reply_not_broken(struct buf *b, enum outcome outcome)
 	return outcome == OUT_NOTOWNER || outcome == OUT_NOTFOUND;
 }
 
+static void reply_script(struct buf *b, bool resp3, unsigned script, const struct result *r)
+{
+	const char *text;
+	if (!script_reply(script, r->outcome, &text))
+		reply_outcome(b, r);
+	else if (text == NULL)
+		write_null(b, resp3);
+	else
+		write_bytes(b, text, strlen(text));
+}
+
 void reply_result(
 	struct buf *b, bool resp3, enum reply_kind kind, uint64_t token, const struct result *r)
 {
-	if (r->outcome == OUT_OK)
+	if (kind >= REPLY_SCRIPT)
+		reply_script(b, resp3, kind - REPLY_SCRIPT, r);
+	else if (r->outcome == OUT_OK)
 		reply_good(b, resp3, kind, token, r);
 	else if (!reply_negative(b, resp3, kind, r->outcome) &&
 		 !(kind == REPLY_BREAK && reply_not_broken(b, r->outcome)))

@@ -22,7 +22,9 @@ struct shard_config {
 	const char *cluster_name;
 	const char *client_addr; /* "127.0.0.1:7401" */
 	const char *peer_addr;
-	struct membership members; /* at the start; engine.masters and so on agree with it */
+	const char *redlock_idempotent; /* prefixes of keys, with commas between; * is any; or NULL
+					 */
+	struct membership members;      /* at the start; engine.masters and so on agree with it */
 };
 
 /* Mail between shards and the control thread. */

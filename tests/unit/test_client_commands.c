@@ -305,7 +305,7 @@ static void test_client_commands_connection_commands(void **state)
 	expect(x, "+PONG\r\n$4\r\na \"b\r\n$2\r\nhi\r\n");
 	say(x, "HELLO");
 	expect_start(x,
-		"*14\r\n$6\r\nserver\r\n$6\r\nlocker\r\n$7\r\nversion\r\n$3\r\n0.1\r\n$5\r\n"
+		"*14\r\n$6\r\nserver\r\n$6\r\nlocker\r\n$7\r\nversion\r\n$5\r\n8.4.0\r\n$5\r\n"
 		"proto\r\n:2\r\n$2\r\nid\r\n:100\r\n");
 	say(x, "hello 3 setname joe");
 	expect_start(x, "%7\r\n");
@@ -443,7 +443,7 @@ static void test_client_commands_gathers_from_all_threads(void **state)
 		  "$4\r\nnode\r\n:1\r\n+PONG\r\n");
 	say(x, "INFO");
 	turns(2);
-	static const char *const lines[] = {"redis_version:7.4.0\r\n", "locker_version:0.1\r\n",
+	static const char *const lines[] = {"redis_version:8.4.0\r\n", "locker_version:0.1\r\n",
 		"redis_mode:standalone\r\n", "role:master\r\n", "connected_slaves:0\r\n",
 		"loading:0\r\n", "aof_enabled:0\r\n", "tcp_port:7401\r\n",
 		"connected_clients:1\r\n", "used_memory:0\r\n", "# Locker\r\n", "state:active\r\n",

@@ -86,6 +86,7 @@ static void test_options_defaults(void **state)
 	assert_int_equal(cfg.max_clients, 10000);
 	assert_int_equal(cfg.input_limit_bytes, 64 << 10);
 	assert_int_equal(cfg.output_limit_bytes, 8 << 20);
+	assert_string_equal(cfg.redlock_idempotent, "");
 	assert_string_equal(cfg.state_dir, "/var/lib/locker");
 	assert_false(cfg.new_cluster);
 	assert_false(cfg.ephemeral);
@@ -108,6 +109,18 @@ static void test_options_both_flag_forms(void **state)
 	assert_refused("--slots", "--slots needs a value: --slots N");
 	assert_refused("slots 3", "options look like --name value");
 	assert_refused("--", "options look like --name value");
+}
+
+static void test_options_redlock_prefixes(void **state)
+{
+	assert_int_equal(load("--redlock-idempotent dlm:,redlock/"), 0);
+	assert_string_equal(cfg.redlock_idempotent, "dlm:,redlock/");
+	assert_int_equal(load_file("redlock-idempotent *\n", ""), 0);
+	assert_string_equal(cfg.redlock_idempotent, "*");
+	assert_refused("--redlock-idempotent=", "none of them empty");
+	assert_refused("--redlock-idempotent ,a", "none of them empty");
+	assert_refused("--redlock-idempotent a,", "none of them empty");
+	assert_refused("--redlock-idempotent a,,b", "none of them empty");
 }
 
 static void test_options_numbers_have_bounds(void **state)
@@ -412,7 +425,7 @@ static void test_options_help_wins_and_fits(void **state)
 		"slots", "threads", "pin", "spin-us", "max-lease", "max-leases", "op-timeout",
 		"state-dir", "new-cluster", "ephemeral", "config", "log-level", "version", "help",
 		"attempt-time", "drift-ppm", "max-clients", "output-limit", "input-limit", "join",
-		"peer-advertise", "replica-interval", "replica-batch"};
+		"peer-advertise", "replica-interval", "replica-batch", "redlock-idempotent"};
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		char flag[40];
 		(void)snprintf(flag, sizeof flag, "  --%s ", names[i]);
@@ -427,6 +440,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_options_defaults),
 		cmocka_unit_test(test_options_both_flag_forms),
+		cmocka_unit_test(test_options_redlock_prefixes),
 		cmocka_unit_test(test_options_numbers_have_bounds),
 		cmocka_unit_test(test_options_times_take_units),
 		cmocka_unit_test(test_options_bytes_take_units),
