@@ -2,44 +2,21 @@
 
 #include <netdb.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "client/address.h"
+
 enum { ENTRY_MAX_BYTES = 112 };
-
-/* Split at the last colon, brackets taken off; false: it is no HOST:PORT. */
-static bool split(char *entry, char **ret_host, char **ret_port)
-{
-	char *colon = strrchr(entry, ':'), *end;
-
-	if (!colon || colon == entry || colon[1] < '0' || colon[1] > '9')
-		return false;
-	unsigned long port = strtoul(colon + 1, &end, 10);
-	if (*end != '\0' || port < 1 || port > 65535)
-		return false;
-	*colon = '\0';
-	*ret_port = colon + 1;
-	*ret_host = entry;
-	if (entry[0] == '[') {
-		if (colon[-1] != ']')
-			return false;
-		colon[-1] = '\0';
-		++*ret_host;
-	}
-	return **ret_host != '\0';
-}
 
 /* The next of *@list, which moves on; false: it is none. */
 static bool next_entry(
 	const char **list, char entry[ENTRY_MAX_BYTES], char **ret_host, char **ret_port)
 {
-	size_t bytes = strcspn(*list, ",");
-	bool fits = bytes < ENTRY_MAX_BYTES;
+	bool fits;
 
-	(void)snprintf(entry, ENTRY_MAX_BYTES, "%.*s", (int)bytes, *list);
-	*list += bytes + ((*list)[bytes] == ',');
-	return fits && split(entry, ret_host, ret_port);
+	return address_next(list, entry, ENTRY_MAX_BYTES, &fits) && fits &&
+	       address_split(entry, ret_host, ret_port);
 }
 
 bool endpoints_valid(const char *list)

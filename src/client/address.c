@@ -8,7 +8,7 @@ bool address_split(char *address, char **ret_host, char **ret_port)
 {
 	char *colon = strrchr(address, ':');
 
-	if (!colon || colon == address || colon[1] == '\0')
+	if (!colon || colon == address || colon[1] < '0' || colon[1] > '9')
 		return false;
 	*colon = '\0';
 	*ret_port = colon + 1;
