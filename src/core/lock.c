@@ -386,6 +386,13 @@ static void failed(struct engine *e, struct op *op)
 	try_again(e, op, &f);
 }
 
+/* Not of one instance, so an answer that is missing may say which one is held. */
+static bool refusals_differ(const struct engine *e, const struct op *op)
+{
+	struct ballot uid;
+	return round_best_uid(e, op, VERDICT_HELD, &uid) < round_count(e, op, VERDICT_HELD);
+}
+
 void lock_answered(struct engine *e, struct op *op)
 {
 	unsigned votes = round_count(e, op, VERDICT_ACK);
@@ -396,7 +403,11 @@ void lock_answered(struct engine *e, struct op *op)
 	 * still heard, for it takes a blocking set to say why. */
 	if (votes >= (MUTANT(LOCK_MINORITY) ? 1U : e->majority) && in_window)
 		grant(e, op, votes);
-	else if (!in_window || outstanding == 0 || refused >= e->blocking)
+	else if (!in_window || outstanding == 0)
+		failed(e, op);
+	else if (refused >= e->blocking && refusals_differ(e, op))
+		round_wait(e, op);
+	else if (refused >= e->blocking)
 		failed(e, op);
 }
 

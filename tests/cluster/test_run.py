@@ -96,6 +96,12 @@ def children(pid):
     return found
 
 
+def default_signals():
+    """Whoever runs the tests in the background may have some ignored, and the program keeps that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Runs:
     """Mixed into test cases: starts the program, and leaves nothing running."""
 
@@ -103,6 +109,7 @@ class Runs:
         more.setdefault("stdin", subprocess.DEVNULL)
         more.setdefault("stdout", subprocess.PIPE)
         more.setdefault("stderr", subprocess.PIPE)
+        more.setdefault("preexec_fn", default_signals)
         process = subprocess.Popen(
             [LOCKER_CLI, "--node", nodes or self.cluster.addresses(), *map(str, words)], **more)
         self.addCleanup(self.clear, process)

@@ -20,13 +20,23 @@ static struct wire *dial_resp3(unsigned thread)
 	return x;
 }
 
+/* As a string: nothing ends the bytes of the output. */
+static const char *output_of(const struct wire *x)
+{
+	static char text[4096];
+	size_t n = x->link.out.len < sizeof text ? x->link.out.len : sizeof text - 1;
+	memcpy(text, x->link.out.data, n);
+	text[n] = '\0';
+	return text;
+}
+
 /* Say it; the id that QUEUED told. */
 static long long stand(struct wire *x, const char *text)
 {
 	say(x, text);
 	turns(2);
 	char *end;
-	const char *out = (const char *)x->link.out.data;
+	const char *out = output_of(x);
 	assert_memory_equal(out, "*2\r\n+QUEUED\r\n:", 14);
 	long long id = strtoll(out + 14, &end, 10);
 	assert_memory_equal(end, "\r\n", 2);
@@ -81,7 +91,7 @@ static void test_async_queued_comes_before_its_push(void **state)
 	w.next = granted;
 	complete(slow, (struct result){.outcome = OUT_HELD});
 	turn();
-	const char *out = (const char *)x->link.out.data;
+	const char *out = output_of(x);
 	assert_memory_equal(out, "_\r\n*2\r\n+QUEUED\r\n:", 17);
 	expect_has(x, push(strtoll(out + 17, NULL, 10), GRANT));
 }

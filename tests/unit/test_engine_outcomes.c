@@ -153,6 +153,35 @@ static void few_leases(struct engine_config *cfg)
 /* A quorum is there, and the key is not to be had: one of the two that are left has the promise of
  * a dead coordinator, or the lease that it granted. Neither is a missing quorum; while the
  * coordinator is only silent, it is one: it may have voted for y. */
+/* One master has kept another lock than the others: the first two answers do not tell which of them
+ * is held. A LOCK that did not hear the third asked again and again, until its time was over. */
+static void test_outcome_where_one_master_holds_another_lock(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture_new(3, NULL);
+	struct ballot orphan = {engine_hlc(f->node[2].engine) + 1, f->node[2].cfg.cid};
+	fixture_msg(f, 2, 1,
+		(struct msg){.type = MSG_TRYLOCK,
+			.key = bytes_str("k"),
+			.uid = orphan,
+			.lease_ms = 60000,
+			.node = 2,
+			.value = bytes_str("orphan"),
+			.flags = MSG_HAS_VALUE});
+	fixture_msg(
+		f, 2, 1, (struct msg){.type = MSG_CONFIRM, .key = bytes_str("k"), .uid = orphan});
+	uint64_t tag = fixture_lock(f, 2, "k", "x", 60000);
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	uint64_t token = result_of(f, tag)->token;
+	assert_int_equal(fixture_outcome(f, fixture_lock(f, 1, "k", "y", 60000)), OUT_HELD);
+	struct op_request again = request(OP_LOCK, "x");
+	again.idempotent = true;
+	tag = fixture_op(f, 1, again);
+	assert_int_equal(fixture_outcome(f, tag), OUT_OK);
+	assert_int_equal(result_of(f, tag)->token, token);
+	fixture_free(f);
+}
+
 static void test_outcome_with_a_master_away(void **state)
 {
 	(void)state;
@@ -398,6 +427,7 @@ int main(void)
 		cmocka_unit_test(test_outcome_lock_noquorum_sends_abort),
 		cmocka_unit_test(test_outcome_of_refusals),
 		cmocka_unit_test(test_outcome_busy_behind_rival_promises),
+		cmocka_unit_test(test_outcome_where_one_master_holds_another_lock),
 		cmocka_unit_test(test_outcome_with_a_master_away),
 		cmocka_unit_test(test_outcome_limit_of_leases),
 		cmocka_unit_test(test_outcome_limit_of_waiters_and_operations),
