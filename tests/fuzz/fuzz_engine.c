@@ -319,7 +319,8 @@ static void give_msg(struct drive *d)
 	size_t used;
 	uint8_t bytes[MSG_MAX_BYTES];
 	memcpy(bytes, d->buf.data, d->buf.len);
-	if (msg_decode(bytes, d->buf.len, &got, &used) != 0)
+	/* The shard keeps what is for the control thread (peer_message). */
+	if (msg_decode(bytes, d->buf.len, &got, &used) != 0 || got.type == MSG_CONFIG)
 		return;
 	step(d, &(struct event){.type = EV_MSG, .msg = {2 + take(d) % 2, &got}});
 }
