@@ -16,8 +16,8 @@
 enum {
 	TAG_THREAD_SHIFT = 56,
 	TAG_INDEX_SHIFT = 32,
-	CALL_NONE = UINT32_MAX,
 };
+#define CALL_NONE UINT32_MAX
 
 /* Followed by key, value, new value and client name. */
 struct mail_op {
