@@ -238,6 +238,8 @@ void turns_link_down(struct engine *e)
 static void sweep(struct engine *e)
 {
 	for (unsigned i = 0; i < SWEEP && e->turns.swept < e->turns.touched; i++) {
+		if (!effects_room(e))
+			return;
 		struct turn *t = turn_at(e, ++e->turns.swept);
 		if (t->state != TURN_FREE && !e->linked[t->node])
 			leave(e, t);
