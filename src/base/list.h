@@ -35,4 +35,17 @@ static inline void list_remove(struct list *n)
 	list_init(n);
 }
 
+/* Every entry is on its own again. */
+static inline void list_clear(struct list *head)
+{
+	while (!list_empty(head))
+		list_remove(head->next);
+}
+
+static inline void list_move_tail(struct list *head, struct list *n)
+{
+	list_remove(n);
+	list_add_tail(head, n);
+}
+
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))

@@ -133,12 +133,13 @@ static void write_hello(struct request *rq)
 }
 
 /* RESP2 has no pushes. False: when earlier commands are done. */
-static bool end_observers(struct request *rq)
+static bool end_pushes(struct request *rq)
 {
 	struct client_conn *conn = rq->conn;
-	if (conn->observers > 0 && conn->unfinished > 0)
+	if (conn->observers + conn->lines > 0 && conn->unfinished > 0)
 		return false;
 	observers_stop(rq->s, conn);
+	async_cancel_all(rq->s, conn);
 	return true;
 }
 
@@ -167,10 +168,8 @@ enum run hello_command(struct request *rq)
 	}
 	if (name != NULL && !set_name(rq, *name))
 		return RUN_DONE;
-	if (version == 2 && !end_observers(rq))
+	if (version == 2 && !end_pushes(rq))
 		return RUN_WAIT;
-	if (version == 2)
-		async_cancel_all(rq->s, rq->conn);
 	rq->conn->resp3 = version == 3;
 	write_hello(rq);
 	return RUN_DONE;
@@ -178,9 +177,8 @@ enum run hello_command(struct request *rq)
 
 enum run reset_command(struct request *rq)
 {
-	if (!end_observers(rq))
+	if (!end_pushes(rq))
 		return RUN_WAIT;
-	async_cancel_all(rq->s, rq->conn);
 	rq->conn->resp3 = false;
 	rq->conn->name_bytes = 0;
 	rq->conn->name[0] = '\0';

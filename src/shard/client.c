@@ -57,8 +57,9 @@ void clients_free(struct shard *s)
 	for (struct list *at = c->conns.next; at != &c->conns; at = next) {
 		next = at->next;
 		struct client_conn *conn = container_of(at, struct client_conn, all);
-		while (!list_empty(&conn->calls))
-			list_remove(conn->calls.next);
+		list_clear(&conn->calls);
+		list_clear(&conn->in_line);
+		list_clear(&conn->observing);
 		conn_free(c, conn);
 	}
 	calls_free(c);
@@ -110,6 +111,8 @@ int client_open(struct shard *s, struct link *link)
 	list_init(&conn->waiting);
 	list_init(&conn->partial);
 	list_init(&conn->calls);
+	list_init(&conn->in_line);
+	list_init(&conn->observing);
 	list_add_tail(&c->conns, &conn->all);
 	c->n_conns++;
 	c->connections++;

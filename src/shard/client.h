@@ -68,10 +68,12 @@ struct slot {
 };
 
 struct client_conn {
-	struct list all;     /* clients.conns */
-	struct list waiting; /* clients.ready or clients.slow */
-	struct list partial; /* clients.partial */
-	struct list calls;   /* unfinished */
+	struct list all;       /* clients.conns */
+	struct list waiting;   /* clients.ready or clients.slow */
+	struct list partial;   /* clients.partial */
+	struct list calls;     /* that are to be answered */
+	struct list in_line;   /* LOCK WAIT ASYNC: that are to be told by a push */
+	struct list observing; /* OBSERVE: that stay */
 	struct link *link;
 	enum block blocked;
 	bool resp3;

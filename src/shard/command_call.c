@@ -234,6 +234,7 @@ static enum run op_start_async(
 	call->shard = (uint16_t)shard;
 	call->reply = options.reply;
 	call->async = true;
+	list_move_tail(&conn->in_line, &call->in_conn);
 	conn->lines++;
 	resp_array(rq->out, 2);
 	resp_simple(rq->out, "QUEUED");
@@ -608,31 +609,24 @@ bool async_cancel(struct shard *s, struct client_conn *conn, uint64_t id)
 	return call != NULL;
 }
 
-static struct call *first_in_line(struct client_conn *conn)
-{
-	struct list *at = conn->calls.next;
-	while (!container_of(at, struct call, in_conn)->async)
-		at = at->next;
-	return container_of(at, struct call, in_conn);
-}
-
 void async_cancel_all(struct shard *s, struct client_conn *conn)
 {
 	/* Who leaves a line may give the lock to another wait of this connection. */
-	while (conn->lines > 0)
-		leave_line(s, first_in_line(conn));
+	while (!list_empty(&conn->in_line))
+		leave_line(s, container_of(conn->in_line.next, struct call, in_conn));
 }
 
 void calls_abandon(struct shard *s, struct client_conn *conn)
 {
+	async_cancel_all(s, conn);
+	observers_stop(s, conn);
 	while (!list_empty(&conn->calls)) {
 		struct call *call = container_of(conn->calls.next, struct call, in_conn);
 		uint64_t tag = call_tag(s, call);
 		unsigned shard = call->shard;
-		if (call->waits || call->async) {
+		if (call->waits) {
 			/* No result will come; one under way finds the generation gone. */
 			bool engine = !call->setnodes;
-			s->clients->observers -= call->key != NULL;
 			call_free(s->clients, call);
 			if (engine)
 				op_cancel(s, shard, tag);
@@ -647,10 +641,11 @@ static struct call *first_wait(struct client_conn *conn)
 {
 	for (struct list *at = conn->calls.next; at != &conn->calls; at = at->next) {
 		struct call *call = container_of(at, struct call, in_conn);
-		if (call->waits || call->async)
+		if (call->waits)
 			return call;
 	}
-	return NULL;
+	return list_empty(&conn->in_line) ? NULL
+					  : container_of(conn->in_line.next, struct call, in_conn);
 }
 
 void calls_end_waits(struct shard *s, struct client_conn *conn)

@@ -17,7 +17,7 @@ const struct command commands[] = {
 	{"CHECK", check_command, 3, 3, CMD_READ, 1, 1},
 	{"WAITFOR", waitfor_command, 3, 3, CMD_READ | CMD_BLOCKING, 1, 1},
 	{"WAITRELEASE", waitrelease_command, 3, 3, CMD_READ | CMD_BLOCKING, 1, 1},
-	{"CANCEL", cancel_command, 2, 2, CMD_WRITE, 0, 0},
+	{"CANCEL", cancel_command, 2, 2, CMD_WRITE | CMD_BARRIER, 0, 0},
 	{"LOCKS", locks_command, 3, 7, CMD_READ | CMD_BARRIER, 0, 0},
 	{"BREAK", break_command, 4, 4, CMD_WRITE, 1, 1},
 	{"OBSERVE", observe_command, 2, ARGS_MAX, CMD_READ | CMD_BARRIER, 1, -1},
@@ -338,7 +338,8 @@ enum run command_run(struct request *rq)
 		return RUN_PENDING;
 	}
 	enum run ret = run_handler(rq);
-	if (ret != RUN_DONE && ret != RUN_CLOSE)
+	/* A push that came first may have been too much for a client that does not read. */
+	if ((ret != RUN_DONE && ret != RUN_CLOSE) || conn->closing)
 		return ret;
 	if (direct)
 		env_dirty(rq->s->env, conn->link);

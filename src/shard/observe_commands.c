@@ -8,26 +8,12 @@
  * each thing that happens there, which becomes a push. The command itself is answered when every
  * shard has told what is there at present. */
 
-static bool is_observer(const struct call *call)
-{
-	return call->key != NULL;
-}
-
-static struct call *first_observer(const struct client_conn *conn)
-{
-	for (const struct list *at = conn->calls.next; at != &conn->calls; at = at->next) {
-		struct call *call = container_of(at, struct call, in_conn);
-		if (is_observer(call))
-			return call;
-	}
-	return NULL;
-}
-
 static struct call *observer_of(const struct client_conn *conn, struct bytes key)
 {
-	for (const struct list *at = conn->calls.next; at != &conn->calls; at = at->next) {
+	const struct list *all = &conn->observing;
+	for (const struct list *at = all->next; at != all; at = at->next) {
 		struct call *call = container_of(at, struct call, in_conn);
-		if (is_observer(call) && bytes_eq(bytes_of(call->key, call->key_bytes), key))
+		if (bytes_eq(bytes_of(call->key, call->key_bytes), key))
 			return call;
 	}
 	return NULL;
@@ -115,8 +101,8 @@ static bool observer_new(struct shard *s, struct client_conn *conn, uint32_t slo
 	call->key_bytes = (uint16_t)key.len;
 	call->slot = slot;
 	call->part = true;
-	call->waits = true;
 	call->shard = (uint16_t)shard_of_hash(s, ev.op.hash);
+	list_move_tail(&conn->observing, &call->in_conn);
 	conn->observers++;
 	s->clients->observers++;
 	op_launch(s, call, &ev);
@@ -183,8 +169,8 @@ static void observer_stop(struct shard *s, struct call *call)
 
 void observers_stop(struct shard *s, struct client_conn *conn)
 {
-	struct call *call;
-	while (conn->observers > 0 && (call = first_observer(conn)) != NULL) {
+	while (!list_empty(&conn->observing)) {
+		struct call *call = container_of(conn->observing.next, struct call, in_conn);
 		bool unanswered = call->part;
 		uint32_t slot = call->slot;
 		observer_stop(s, call);

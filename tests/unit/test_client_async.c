@@ -137,6 +137,37 @@ static void test_async_cancel(void **state)
 	assert_int_equal(w.sh[0].clients->calls_used, 0);
 }
 
+/* Whatever a cancelled wait sets going is told of before, and by itself: its answer is not built up
+ * meanwhile. */
+static void test_async_cancel_waits_for_what_is_before_it(void **state)
+{
+	(void)state;
+	static const char *const cancels[] = {"CANCEL", "RESET", "HELLO 2"};
+	for (unsigned i = 0; i < 3; i++) {
+		struct wire *x = dial_resp3(0);
+		char text[64], slow[32];
+		w.defer = true;
+		w.cancelled = 0;
+		snprintf(text, sizeof text, "LOCK line%u v 100 WAIT 1000 ASYNC", i);
+		long long id = stand(x, text);
+		forget(x);
+		snprintf(slow, sizeof slow, "%s", key_of(0, "slow"));
+		queue(x, with("LOCK $ v 100", slow));
+		if (i == 0)
+			snprintf(text, sizeof text, "CANCEL %lld", id);
+		else
+			snprintf(text, sizeof text, "%s", cancels[i]);
+		queue(x, text);
+		feed(x);
+		turns(2);
+		assert_int_equal(w.cancelled, 0);
+		complete(slow, (struct result){.outcome = OUT_HELD});
+		turns(2);
+		assert_int_equal(w.cancelled, 1);
+		expect_start(x, "_\r\n");
+	}
+}
+
 /* Who hangs up, goes back to RESP2 or resets leaves all lines. */
 static void test_async_ends_with_the_connection(void **state)
 {
@@ -188,6 +219,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_async_errors_are_pushed_too, world_setup, world_teardown),
 		cmocka_unit_test_setup_teardown(test_async_cancel, world_setup, world_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_async_cancel_waits_for_what_is_before_it, world_setup, world_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_async_ends_with_the_connection, world_setup, world_teardown),
 		cmocka_unit_test_setup_teardown(
